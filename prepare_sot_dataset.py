@@ -32,8 +32,10 @@ import os
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from contextlib import contextmanager
@@ -41,6 +43,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from urllib.parse import urlsplit
 
 __version__ = "1.0.0"
 
@@ -60,6 +63,10 @@ MAX_LISTED_ERRORS = 100
 SEEK_COST_FRAMES = 50  # what starting ffmpeg costs, in frames of decoding; measured, not critical
 SILENT_CHILD_SECONDS = 180.0  # an ffmpeg that says nothing for so long hangs
 RETRY_WAIT_SECONDS = (2.0, 5.0, 15.0, 40.0)  # before the first, second, ... retry of a download
+STREAM_BLOCK_BYTES = 1 << 18  # what is read at once while looking for the index
+STREAM_SHARE = 0.5  # a video of which more than this share is wanted is downloaded whole
+STREAM_SLACK_SECONDS = 0.3  # ffmpeg seeks up to 3/23 s before the asked time (fftools/ffmpeg_demux.c)
+STREAM_SLACK_PACKETS = 64  # a decoder with many threads reads on before it shows a frame
 MAX_SERVER_WAIT_SECONDS = 300.0  # a longer Retry-After is cut to this
 OFFLINE_VIDEOS_BEFORE_STOP = 2  # videos in a row without a connection
 SECRET_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_TOKEN", "HF_TOKEN_PATH", "FFREPORT")
@@ -94,6 +101,10 @@ class VideoEnds(Exception):
     def __init__(self, frame_count: int):
         super().__init__("%d frames" % frame_count)
         self.frame_count = frame_count
+
+
+class NeedsWholeVideo(Exception):
+    """Streaming part of the video will not do, for the reason given."""
 
 
 class VideoError(SequenceError):
@@ -365,21 +376,13 @@ def common_stride(frame_ids: Sequence[int]) -> Optional[int]:
     return distances.pop() if len(distances) == 1 else None
 
 
-def past_the_end(sequence: SotSequence, nframes: int, stride: Optional[int], frame_count: int) -> Optional[str]:
-    """What is wrong when the sequence's frames do not all lie in a video of `frame_count` frames, else None."""
-    frame_ids = frame_ids_of(sequence, nframes, stride)
-    if frame_ids[-1] < frame_count:
-        return None
-    problem = "asks for frame %d, but the video has %d frames (0 to %d)" % (frame_ids[-1], frame_count, frame_count - 1)
-    inside = bisect.bisect_left(frame_ids, frame_count)
+def what_fits(sequence: SotSequence, nframes: int, stride: Optional[int], frame_count: int) -> List[str]:
+    """The options with which a sequence that is too long would lie inside a video of `frame_count` frames."""
+    inside = bisect.bisect_left(frame_ids_of(sequence, nframes, stride), frame_count)
     fits = [n for n in range(inside, max(0, inside - 1000), -1)
-            if frame_ids_of(sequence, n, stride)[-1] < frame_count][:1]
-    remedies = ["--nframes %d" % n for n in fits]
+            if frame_ids_of(sequence, n, stride)[-1] < frame_count]
     largest = (frame_count - 1 - sequence.init_frame_id) // (nframes - 1) if nframes > 1 else 0
-    remedies += ["--stride %d" % largest] if largest >= 1 else []
-    if not remedies:
-        return problem + "; its initial frame %d is past the end: is this the right video?" % sequence.init_frame_id
-    return "%s; %s would fit" % (problem, " or ".join(remedies))
+    return ["--nframes %d" % n for n in fits[:1]] + (["--stride %d" % largest] if largest >= 1 else [])
 
 
 # --- Scene and camera -> video
@@ -489,42 +492,231 @@ class DamagedDownload(Exception):
     pass
 
 
-def fetch_from_hub(repo_id: str, filename: str, revision: str, token: Optional[str], cache_dir: Optional[str],
-                   say: Callable[[str], None]) -> Path:
-    """A dataset's file in the local cache, downloaded when it is not there: the only function that uses the network.
+def ask_hub(what: str, request: Callable[[bool], Any], say: Callable[[str], None]) -> Any:
+    """Do a request of the hub's client, with retries: the only function that lets the network be used.
+
+    `request` is called with True when what the cache holds must not be used again.
 
     :raises StopRun: no access, no such repository or revision, offline, disk full.
     :raises VideoError: no such file, or still failing after all retries.
     """
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its warnings quote signed addresses
     try:
-        import huggingface_hub
+        from huggingface_hub import constants, utils
     except ImportError as error:
         raise StopRun("huggingface_hub cannot be imported (%s): pip install -r requirements.txt, or take the videos from "
                       "a folder with --video-dir" % error) from None
-    from huggingface_hub import constants, hf_hub_download
     if not sys.stderr.isatty():
-        huggingface_hub.utils.disable_progress_bars()
-    short_name, force = filename.rsplit("/", 1)[-1], False
+        utils.disable_progress_bars()
+    force = False
     for retry in range(len(RETRY_WAIT_SECONDS) + 1):
         try:
-            path = hf_hub_download(repo_id, filename, repo_type="dataset", revision=revision, token=token,
-                                   cache_dir=cache_dir, force_download=force)
-            check_download(path)
-            return Path(path)
+            return request(force)
+        except NeedsWholeVideo:
+            raise
         except Exception as error:  # the HTTP library behind the hub's client differs from version to version
             verdict = judge(error)
         if verdict.action == "stop":
-            raise StopRun("%s: %s" % (repo_id, verdict.reason))
+            raise StopRun("%s: %s" % (what, verdict.reason))
         if verdict.action == "skip" or retry == len(RETRY_WAIT_SECONDS):
             tries = " (after %d retries)" % retry if retry else ""
-            raise VideoError("%s: %s%s" % (filename, verdict.reason, tries), verdict.no_connection)
+            raise VideoError("%s: %s%s" % (what, verdict.reason, tries), verdict.no_connection)
         wait = RETRY_WAIT_SECONDS[retry] if verdict.wait_seconds is None else verdict.wait_seconds
-        say("%s: %s, retry %d/%d in %g s" % (short_name, verdict.reason, retry + 1, len(RETRY_WAIT_SECONDS), wait))
+        say("%s: %s, retry %d/%d in %g s"
+            % (what.rsplit("/", 1)[-1], verdict.reason, retry + 1, len(RETRY_WAIT_SECONDS), wait))
         time.sleep(wait)
         force = force or verdict.force_download
         constants.HF_HUB_DISABLE_XET = True  # plain HTTP is the second way to the same bytes
     raise AssertionError("unreachable")
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file of a dataset on the hub, and how to get at it."""
+    repo_id: str
+    path: str
+    revision: str
+    token: Optional[str]
+    cache_dir: Optional[str]
+
+    def download(self, say: Callable[[str], None]) -> Path:
+        """Its copy in the local cache, fetched when it is not there, whole and checked."""
+        def request(force: bool) -> Path:
+            from huggingface_hub import hf_hub_download
+            path = hf_hub_download(self.repo_id, self.path, repo_type="dataset", revision=self.revision,
+                                   token=self.token, cache_dir=self.cache_dir, force_download=force)
+            check_download(path)
+            return Path(path)
+        return ask_hub(self.path, request, say)
+
+    def cached(self) -> Optional[Path]:
+        """Its copy in the local cache, if there is one; asks nobody."""
+        try:
+            from huggingface_hub import try_to_load_from_cache
+        except ImportError:
+            return None
+        found = try_to_load_from_cache(self.repo_id, self.path, self.cache_dir, self.revision, "dataset")
+        return Path(found) if isinstance(found, str) else None
+
+
+class Stream:
+    """A video of which only the bytes are fetched that the wanted frames need, into a sparse file of its full length.
+
+    ffmpeg reads that file as any other. Its index is whole, so every frame's place is known as with a download; and
+    what the decoder could not have decoded from the bytes at hand is never taken for a frame (see proven_by_time).
+    """
+
+    def __init__(self, hub_file: HubFile, local: Path, say: Callable[[str], None]):
+        self.hub_file, self.local, self.say = hub_file, local, say
+        self.address: Optional[str] = None
+        first = self.ask()
+        self.size, self.revision = first.size, first.commit_hash
+        with open(local, "wb") as file:
+            file.truncate(self.size)
+
+    def ask(self) -> Any:
+        """Ask the hub for the file's size, commit and signed address. The address is good for about an hour."""
+        def request(force: bool) -> Any:
+            from huggingface_hub import get_hf_file_metadata, hf_hub_url
+            url = hf_hub_url(self.hub_file.repo_id, self.hub_file.path, repo_type="dataset",
+                             revision=self.hub_file.revision)
+            found = get_hf_file_metadata(url, token=self.hub_file.token, timeout=10)
+            if not found.size or not found.commit_hash or urlsplit(found.location).netloc == urlsplit(url).netloc:
+                raise NeedsWholeVideo("the hub gives no address that needs no token")
+            return found
+        found = ask_hub(self.hub_file.path, request, self.say)
+        self.address = found.location
+        return found
+
+    def fetch(self, start: int, end: int) -> None:
+        """Get the bytes from start up to, not with, end."""
+        def request(force: bool) -> None:
+            address = self.address or self.ask().location
+            self.address = None  # asked again after any failure: it may have expired
+            with open(self.local, "r+b") as file:
+                file.seek(start)
+                for chunk in response_chunks(address, start, end):
+                    file.write(chunk)
+                if file.tell() != end:
+                    raise ConnectionError("incomplete read")
+            self.address = address
+        ask_hub(self.hub_file.path, request, self.say)
+
+    def fetch_index(self) -> bytes:
+        """Get the MP4 index, the `moov` box (ISO/IEC 14496-12), wherever it is."""
+        at, have, index = 0, 0, b""
+        with open(self.local, "rb") as file:
+            while at + 8 <= self.size:
+                if at + 16 > have:
+                    have = min(self.size, at + STREAM_BLOCK_BYTES)
+                    self.fetch(at, have)
+                file.seek(at)
+                length, kind, long_length = struct.unpack(">I4sQ", file.read(16).ljust(16, b"\0"))
+                length = {0: self.size - at, 1: long_length}.get(length, length)
+                if kind in (b"moof", b"sidx") or length < 8:
+                    raise NeedsWholeVideo("it is fragmented, so it has no index")
+                if kind == b"moov":
+                    if at + length > have:
+                        self.fetch(have, min(self.size, at + length))
+                        have = min(self.size, at + length)
+                    file.seek(at)
+                    index = file.read(length)
+                at += length
+        return index
+
+    def fetch_frames(self, index: bytes, packets: PacketList, wanted: Iterable[Sequence[int]]) -> None:
+        """Get what ffmpeg reads for the wanted frame ids: from a key frame well before them to some packets behind.
+
+        :raises NeedsWholeVideo: when that is most of the file, or the packets cannot be found in the index.
+        """
+        places = packet_places(index, [packet.size for packet in packets.packets])
+        order = {packet.pts: at for at, packet in enumerate(packets.packets)}
+        spans = [(0, STREAM_SLACK_PACKETS)]  # ffmpeg looks at the first packets before it seeks
+        for frame_ids in wanted:
+            for group in seek_groups(frame_ids, packets.key_frame_ids):
+                latest = packets.pts[group[0]] - STREAM_SLACK_SECONDS / packets.time_base
+                before = [at for at, packet in enumerate(packets.packets) if packet.key and packet.dts <= latest]
+                spans.append((before[-1] if before else 0, order[packets.pts[group[-1]]] + STREAM_SLACK_PACKETS))
+        ranges: List[Tuple[int, int]] = []
+        for start, end in sorted((min(places[a:b + 1])[0], max(places[a:b + 1])[1]) for a, b in spans):
+            if ranges and start <= ranges[-1][1] + STREAM_BLOCK_BYTES:
+                ranges[-1] = (ranges[-1][0], max(end, ranges[-1][1]))
+            else:
+                ranges.append((start, end))
+        total = sum(end - start for start, end in ranges)
+        if total > STREAM_SHARE * self.size:
+            raise NeedsWholeVideo("the frames need %.0f of its %.0f MB" % (total / 1e6, self.size / 1e6))
+        for start, end in ranges:
+            self.fetch(start, end)
+
+
+def response_chunks(address: str, start: int, end: int) -> Iterator[bytes]:
+    """A part of a file over HTTP, without any token, by the hub client's own session (requests or httpx)."""
+    from huggingface_hub.utils import get_session
+    session, headers = get_session(), {"Range": "bytes=%d-%d" % (start, end - 1), "Accept-Encoding": "identity"}
+    if callable(getattr(session, "stream", None)):  # httpx, from huggingface_hub 1.0 on
+        opened, chunks_of = session.stream("GET", address, headers=headers, timeout=15), "iter_bytes"
+    else:
+        opened, chunks_of = session.get(address, headers=headers, timeout=15, stream=True), "iter_content"
+    with opened as response:
+        response.raise_for_status()
+        if response.status_code != 206:
+            raise NeedsWholeVideo("the server sends whole files only")
+        yield from getattr(response, chunks_of)(1 << 16)
+
+
+def boxes(data: bytes, start: int, end: int) -> Iterator[Tuple[bytes, int, int]]:
+    """(kind, start, end) of the contents of each MP4 box in a part of the data."""
+    while start + 8 <= end:
+        length, kind = struct.unpack_from(">I4s", data, start)
+        if length < 8:
+            return
+        yield kind, start + 8, min(end, start + length)
+        start += length
+
+
+def packet_places(index: bytes, sizes: Sequence[int]) -> List[Tuple[int, int]]:
+    """(start, end) in the file of each of the listed packets, found by their sizes in the index of one track.
+
+    Table layouts: ISO/IEC 14496-12, 8.7 (stsz, stsc, stco, co64).
+
+    :raises NeedsWholeVideo: when they are not found exactly once.
+    """
+    found: List[List[Tuple[int, int]]] = []
+    tables: Dict[bytes, Tuple[int, ...]] = {}
+
+    def walk(start: int, end: int) -> None:
+        for kind, inner, inner_end in boxes(index, start, end):
+            if kind in (b"moov", b"trak", b"mdia", b"minf", b"stbl"):
+                walk(inner, inner_end)
+            elif kind in (b"stsz", b"stsc", b"stco", b"co64"):
+                width = 8 if kind == b"co64" else 4
+                header = 12 if kind == b"stsz" else 8
+                count = (inner_end - inner - header) // width
+                tables[kind] = struct.unpack_from(">%d%s" % (count, "Q" if width == 8 else "I"), index, inner + header)
+            if kind == b"stbl":
+                found.extend(matches(tables, sizes))
+                tables.clear()
+
+    walk(0, len(index))
+    if len(found) != 1:
+        raise NeedsWholeVideo("its packets do not match its index")
+    return found[0]
+
+
+def matches(tables: Mapping[bytes, Tuple[int, ...]], sizes: Sequence[int]) -> Iterator[List[Tuple[int, int]]]:
+    """The places of the packets in one track, once for each way that their sizes fit it."""
+    all_sizes, chunks = tables.get(b"stsz", ()), tables.get(b"co64") or tables.get(b"stco", ())
+    runs = [tables.get(b"stsc", ())[at:at + 2] for at in range(0, len(tables.get(b"stsc", ())), 3)]
+    places: List[Tuple[int, int]] = []
+    for number, offset in enumerate(chunks, 1):
+        samples = next((count for first, count in reversed(runs) if first <= number), 0)
+        for size in all_sizes[len(places):len(places) + samples]:
+            places.append((offset, offset + size))
+            offset += size
+    for at in range(len(all_sizes) - len(sizes) + 1):
+        if all_sizes[at] == sizes[0] and list(all_sizes[at:at + len(sizes)]) == list(sizes):
+            yield places[at:at + len(sizes)]
 
 
 def check_download(path: str) -> None:
@@ -551,16 +743,25 @@ def commit_of(cached: Path) -> Optional[str]:
 
 # --- Video -> frames
 
+class Packet(NamedTuple):
+    """A compressed frame in the file. Times are in units of the stream's time base."""
+    dts: int
+    pts: int
+    size: int  # bytes
+    key: bool
+
+
 @dataclass(frozen=True)
 class PacketList:
-    """The shown packets of a video's first video stream: frame k (from 0) has the time pts[k] * time_base seconds."""
-    pts: Tuple[int, ...]
+    """The first video stream's packets in file order; frame k (from 0) of a full decode has the time pts[k]."""
+    packets: Tuple[Packet, ...]
+    pts: Tuple[int, ...]  # of the packets that are shown, rising
     key_frame_ids: Tuple[int, ...]
     time_base: Fraction
-    fps: Optional[float]
     complete: bool  # up to the video's end, not only past the last frame that is wanted
     regular: bool  # starts with a key frame, nothing is shown before it, no two frames at one time
     passthrough: Tuple[str, ...]  # this ffmpeg's way to say: neither repeat nor drop frames
+    fps: Optional[float] = None
 
 
 @dataclass(frozen=True)
@@ -569,6 +770,7 @@ class Video:
     file: Path
     revision: Optional[str]
     packets: PacketList
+    partial: bool = False  # the file holds only the bytes that the wanted frames need
 
 
 def find_ffmpeg() -> str:
@@ -675,8 +877,9 @@ def parse_packet_list(chunks: Iterable[bytes], last_wanted: int) -> PacketList:
     damaged packet, 0x4 one that an edit list hides (libavformat/framecrcenc.c, libavcodec/packet.h). Packets come in
     the order of their dts, and none is shown before its dts, so a dts past the next frame's pts ends the search.
     """
-    shown_packets: List[Tuple[int, bool]] = []
-    time_base, version, first, regular, complete = Fraction(0), (0, 0), None, True, True
+    packets: List[Packet] = []
+    visible: List[Tuple[int, bool]] = []
+    time_base, version, regular, complete = Fraction(0), (0, 0), True, True
     for line in lines_of(chunks):
         if line.startswith("#"):
             base = re.match(r"#tb 0: (\d+)/(\d+)", line)
@@ -685,31 +888,27 @@ def parse_packet_list(chunks: Iterable[bytes], last_wanted: int) -> PacketList:
             version = (int(software.group(1)), int(software.group(2))) if software else version
             continue
         fields = line.split(",")
-        flag_field = [field for field in fields[6:] if "F=0x" in field]
-        flags = int(flag_field[0].split("x")[1], 16) if flag_field else 1
+        flags = next((int(field.split("x")[1], 16) for field in fields[6:] if "F=0x" in field), 1)
         try:
-            dts, pts = int(fields[1]), int(fields[2])
+            packet = Packet(int(fields[1]), int(fields[2]), int(fields[4]), bool(flags & 1))
         except ValueError:  # NOPTS: no time, no place
             regular = False
             continue
-        if first is None:
-            first = (pts, bool(flags & 1))
-        if flags & 2:
-            regular = False
+        packets.append(packet)
+        regular = regular and not flags & 2
         if not flags & 4:
-            shown_packets.append((pts, bool(flags & 1)))
-            count = len(shown_packets)
-            if count > last_wanted + 2 and count % 64 == 0 and sorted(shown_packets)[last_wanted + 1][0] < dts:
+            visible.append((packet.pts, packet.key))
+        if len(visible) > last_wanted + 2 and len(packets) % 64 == 0:
+            if sorted(visible)[last_wanted + 1][0] < packet.dts:
                 complete = False
                 break
-    shown_packets.sort()
-    pts_list = tuple(pts for pts, _ in shown_packets)
-    regular = regular and first is not None and first[1] and pts_list[:1] >= (first[0],) \
-        and len(set(pts_list)) == len(pts_list)
+    visible.sort()
+    pts = tuple(time for time, _ in visible)
+    regular = (regular and bool(pts) and packets[0].key and pts[0] >= packets[0].pts and len(set(pts)) == len(pts))
     # -fps_mode came with ffmpeg 5.1 (libavformat 59.27), and -vsync, its name before, went with 9.
     passthrough = ("-fps_mode", "passthrough") if version >= (59, 27) else ("-vsync", "0")
-    return PacketList(pts_list, tuple(k for k, (_, key) in enumerate(shown_packets) if key), time_base, None, complete,
-                      regular, passthrough)
+    key_frame_ids = tuple(k for k, (_, key) in enumerate(visible) if key)
+    return PacketList(tuple(packets), pts, key_frame_ids, time_base, complete, regular, passthrough)
 
 
 def lines_of(chunks: Iterable[bytes]) -> Iterator[str]:
@@ -721,7 +920,8 @@ def lines_of(chunks: Iterable[bytes]) -> Iterator[str]:
         yield rest.decode("ascii", "replace")
 
 
-def open_video(ffmpeg: str, file: Path, name: str, revision: Optional[str], last_wanted: int) -> Video:
+def open_video(ffmpeg: str, file: Path, name: str, revision: Optional[str], last_wanted: int,
+               partial: bool = False) -> Video:
     """List a video's packets, as far as the last wanted frame id.
 
     :raises VideoError: when ffmpeg finds no video in it, or finds it cut short.
@@ -734,15 +934,15 @@ def open_video(ffmpeg: str, file: Path, name: str, revision: Optional[str], last
         raise VideoError("%s is cut short (%s); get it again" % (name, words))
     described = " ".join(log).rpartition("Output #0")[2]
     fps = re.search(r"Video: .*?, ([\d.]+)(k?) fps", described)
-    return Video(name, file, revision, replace(
-        packets, fps=float(fps.group(1)) * (1000 if fps.group(2) else 1) if fps else None))
+    rate = float(fps.group(1)) * (1000 if fps.group(2) else 1) if fps else None
+    return Video(name, file, revision, replace(packets, fps=rate), partial)
 
 
 def ffmpeg_words(log: Iterable[str], file: Path, name: str) -> str:
-    """What ffmpeg calls errors in its log, without its addresses in memory and with the video under its own name."""
+    """What ffmpeg calls errors in its log, with the video under its own name."""
     errors = [line for line in log if re.search(r"\[(error|fatal|panic)\]", line) and not DECODED_LINE.fullmatch(line)]
     texts = [re.sub(r"^(\[[^\]]*\] )+", "", line).replace("file:" + os.path.abspath(file), name) for line in errors]
-    return "; ".join(dict.fromkeys(texts[:3]))
+    return "; ".join(list(dict.fromkeys(texts))[:3])
 
 
 DECODED_LINE = re.compile(r"(?:\[Eval @ \w+\] )?\[error\] (-?\d+)\.\d+")
@@ -755,10 +955,24 @@ class Decoded(NamedTuple):
     key: bool
 
 
-def decoded_frames(log: Iterable[str]) -> List[Decoded]:
-    """The frames that an extraction_command() says it decoded: three numbers each."""
-    numbers = [int(line.group(1)) for line in map(DECODED_LINE.fullmatch, log) if line]
-    return [Decoded(n, pts, bool(key)) for n, pts, key in zip(numbers[::3], numbers[1::3], numbers[2::3])]
+def read_decode_log(log: Sequence[str], is_last: Callable[[Decoded], bool]) -> Tuple[List[Decoded], List[str], List[str]]:
+    """(frames decoded up to the last wanted one, the other lines before the first of them, those between them)."""
+    decoded: List[Decoded] = []
+    numbers: List[int] = []
+    before: List[str] = []
+    between: List[str] = []
+    for line in log:
+        number_line = DECODED_LINE.fullmatch(line)
+        if number_line is None:
+            (between if decoded else before).append(line)
+            continue
+        numbers.append(int(number_line.group(1)))
+        if len(numbers) == 3:
+            decoded.append(Decoded(numbers[0], numbers[1], bool(numbers[2])))
+            numbers = []
+            if is_last(decoded[-1]):
+                break
+    return decoded, before, between
 
 
 def seek_groups(frame_ids: Sequence[int], key_frame_ids: Sequence[int]) -> List[List[int]]:
@@ -826,6 +1040,7 @@ def extract_frames(ffmpeg: str, video: Video, frame_ids: Sequence[int], keep: Ca
 
     :raises SequenceError: when the video cannot be decoded.
     :raises VideoEnds: when it has fewer frames.
+    :raises NeedsWholeVideo: when part of the video is not enough to be sure.
     """
     todo = list(frame_ids)
     if video.packets.regular:
@@ -835,6 +1050,8 @@ def extract_frames(ffmpeg: str, video: Video, frame_ids: Sequence[int], keep: Ca
                 break  # this stream cannot be entered in the middle, or its list does not tell the truth
             settle(group)
             todo = todo[len(group):]
+    if todo and video.partial:
+        raise NeedsWholeVideo("frames %d to %d cannot be proven from a part of it" % (todo[0], todo[-1]))
     if todo:
         count, decoded, errors = decode(ffmpeg, video, todo, False, keep)
         if errors:
@@ -847,6 +1064,17 @@ def extract_frames(ffmpeg: str, video: Video, frame_ids: Sequence[int], keep: Ca
         settle(todo)
 
 
+@functools.lru_cache(maxsize=1)
+def frame_count(ffmpeg: str, video: Video) -> int:
+    """How many frames a completely listed video shows; its last frame is decoded, for a packet may be half a frame."""
+    try:
+        if not video.partial:
+            extract_frames(ffmpeg, video, [len(video.packets.pts) - 1], lambda k, png: None, lambda ids: None)
+    except VideoEnds as error:
+        return error.frame_count
+    return len(video.packets.pts)
+
+
 def decode(ffmpeg: str, video: Video, frame_ids: Sequence[int], seek: bool,
            keep: Callable[[int, bytes], None]) -> Tuple[int, List[Decoded], str]:
     """One ffmpeg call: (images that came, frames that were decoded, ffmpeg's words if it met errors)."""
@@ -857,13 +1085,16 @@ def decode(ffmpeg: str, video: Video, frame_ids: Sequence[int], seek: bool,
                 keep(frame_ids[count - 1], png)
         return count
 
+    packets, last = video.packets, frame_ids[-1]
     code, count, log = run_child(extraction_command(ffmpeg, video, frame_ids, seek), consume)
-    if not video.packets.regular:
-        # A stream that was cut in the middle starts with pictures that nobody can decode; ffmpeg drops them, with an
-        # error, before it shows the first frame.
-        log = log[next((at for at, line in enumerate(log) if DECODED_LINE.fullmatch(line)), 0):]
-    words = ffmpeg_words(log, video.file, video.name)
-    return count, decoded_frames(log), words or ("" if code == 0 else "ffmpeg ended with exit code %d" % code)
+    decoded, before, between = read_decode_log(
+        log, lambda frame: frame.pts == packets.pts[last] if seek else frame.n == last)
+    # A stream that was cut in the middle starts with pictures that nobody can decode: ffmpeg drops them, with an error,
+    # before it shows the first frame. Anywhere else an error means damage.
+    words = ffmpeg_words((before if packets.regular or not decoded else []) + between, video.file, video.name)
+    if code != 0 and count != len(frame_ids):
+        words = words or "ffmpeg ended with exit code %d" % code
+    return count, decoded, words
 
 
 def split_pngs(chunks: Iterable[bytes]) -> Iterator[bytes]:
@@ -1187,10 +1418,11 @@ def tidy(*folders: str) -> None:
 
 # --- One sequence, then the loop
 
-def prepare_sequence(directory: str, target: Target, ffmpeg: Callable[[], str], get_video: Callable[[], Video],
+def prepare_sequence(directory: str, target: Target, ffmpeg: Callable[[], str], get_video: Callable[[str], Video],
                      on_frame: Callable[[int], None]) -> None:
     """Make a sequence ready, reusing what is right already; the video is asked for only when frames are missing.
 
+    `get_video` takes the reason why part of a streamed video will not do, if that is so.
     Until sequence_meta.json says what the images are, UNFINISHED_NAME says what they are meant to be, so that a later
     run knows which of them it can trust.
 
@@ -1205,13 +1437,11 @@ def prepare_sequence(directory: str, target: Target, ffmpeg: Callable[[], str], 
     statement = sequence_meta(target, target.frame_ids, source.get("revision"), stored.get("clip_fps"), None)
     right = right_frames(directory, stored, statement)
     if len(right) < len(target.frame_ids) or (target.revision and target.revision != source.get("revision")):
-        video = get_video()
+        video = get_video("")
         statement = sequence_meta(target, target.frame_ids, video.revision, video.packets.fps, None)
         right = right_frames(directory, stored, statement)
-        if video.packets.complete and video.packets.regular:
-            problem = past_the_end(target.sequence, len(target.frame_ids), target.stride, len(video.packets.pts))
-            if problem:
-                raise SequenceError(problem)
+        if video.packets.complete and target.frame_ids[-1] >= len(video.packets.pts):
+            raise SequenceError(too_short(target, frame_count(ffmpeg(), video)))
     os.makedirs(frames_dir, exist_ok=True)
     drawn = 0 in right and stored.get("init_bbox") == statement["init_bbox"]
     if {**stored, "image_size": None} != statement:
@@ -1241,15 +1471,26 @@ def prepare_sequence(directory: str, target: Target, ffmpeg: Callable[[], str], 
             for k in frame_ids:
                 write_file(frame_path(directory, index_of[k]), b"", staged.pop(k))
 
+        missing = [k for k, index in index_of.items() if index not in right]
         try:
-            extract_frames(ffmpeg(), video, [k for k, index in index_of.items() if index not in right], keep, settle)
+            try:
+                extract_frames(ffmpeg(), video, missing, keep, settle)
+            except NeedsWholeVideo as error:
+                extract_frames(ffmpeg(), get_video(str(error)), missing, keep, settle)
         except VideoEnds as error:
-            raise SequenceError(past_the_end(target.sequence, len(target.frame_ids), target.stride, error.frame_count)
-                                or "%s: some frames cannot be decoded" % video.name) from None
+            raise SequenceError(too_short(target, error.frame_count)) from None
         finally:
             for path in staged.values():
                 remove(path)
     finish_sequence(directory, target, statement, first_png, drawn)
+
+
+def too_short(target: Target, frame_count: int) -> str:
+    """What to tell about a sequence that asks for frames past the end of its video."""
+    remedies = what_fits(target.sequence, len(target.frame_ids), target.stride, frame_count)
+    return "asks for frame %d, but the video has %d frames (0 to %d); %s" % (
+        target.frame_ids[-1], frame_count, frame_count - 1, " or ".join(remedies) + " would fit" if remedies else
+        "its initial frame %d is past the end: is this the right video?" % target.sequence.init_frame_id)
 
 
 def right_frames(directory: str, stored: Mapping[str, Any], statement: Mapping[str, Any]) -> List[int]:
@@ -1452,6 +1693,8 @@ def make_parser() -> argparse.ArgumentParser:
                         "(default: the benchmark's own frame ids, else at most %d)" % DEFAULT_STRIDE)
     videos = parser.add_argument_group("where videos come from")
     videos.add_argument("--video-dir", metavar="DIR", help="a folder laid out like the repository, instead of the network")
+    videos.add_argument("--stream", action="store_true", help="fetch only the parts of each video that the frames need, "
+                        "and keep none")
     videos.add_argument("--hf-token", metavar="TOKEN", help="read access to the dataset (default: $HF_TOKEN, else your "
                         "`hf auth login`, else none)")
     videos.add_argument("--hf-cache-dir", metavar="DIR", help="where downloaded videos are kept (default: the hub's own)")
@@ -1497,7 +1740,7 @@ def load_benchmark(args: argparse.Namespace, say: Callable[[str], None]) -> List
     if remote:
         repo_id, revision, filename = remote.groups()
         try:
-            path = fetch_from_hub(repo_id, filename, revision or "main", args.hf_token, args.hf_cache_dir, say)
+            path = HubFile(repo_id, filename, revision or "main", args.hf_token, args.hf_cache_dir).download(say)
         except VideoError as error:
             raise StopRun("benchmark %s" % error) from None
     try:
@@ -1533,18 +1776,18 @@ def chosen(targets: Sequence[Target], seq_ids: Optional[Sequence[str]]) -> List[
 class VideoSource:
     """The videos of a run, one at a time: each is got and listed once, however many sequences want it."""
 
-    def __init__(self, args: argparse.Namespace, last_wanted: Mapping[str, int], ffmpeg: Callable[[], str],
-                 reporter: Reporter):
-        self.args, self.last_wanted, self.ffmpeg, self.reporter = args, last_wanted, ffmpeg, reporter
+    def __init__(self, args: argparse.Namespace, wanted: Mapping[str, List[Tuple[int, ...]]],
+                 ffmpeg: Callable[[], str], reporter: Reporter, folder: str):
+        self.args, self.wanted, self.ffmpeg, self.reporter, self.folder = args, wanted, ffmpeg, reporter, folder
         self.path: Optional[str] = None
         self.found: Any = None
         self.without_connection = 0
 
-    def get(self, path: str) -> Video:
-        if path != self.path:
-            self.path, self.found = path, VideoError("%s: was not fetched" % path)
+    def get(self, path: str, why_whole: str = "") -> Video:
+        if path != self.path or why_whole:
+            self.path = path
             try:
-                self.found = self.open(path)
+                self.found = self.open(path, why_whole)
                 self.without_connection = 0
             except VideoError as error:
                 self.found = error
@@ -1556,20 +1799,37 @@ class VideoSource:
             raise self.found
         return self.found
 
-    def open(self, path: str) -> Video:
-        args = self.args
+    def open(self, path: str, why_whole: str) -> Video:
+        args, last_wanted = self.args, max(frame_ids[-1] for frame_ids in self.wanted[path])
         if args.video_dir:
-            file, revision = local_video(Path(args.video_dir), path, args.repo_subdir), None
-        else:
-            with self.reporter.video("Getting %s" % path):
-                file = fetch_from_hub(args.repo_id, path, args.revision, args.hf_token, args.hf_cache_dir,
-                                      self.reporter.say)
-            revision = commit_of(file)
-        return open_video(self.ffmpeg(), file, path, revision, self.last_wanted[path])
+            return open_video(self.ffmpeg(), local_video(Path(args.video_dir), path, args.repo_subdir), path, None,
+                              last_wanted)
+        hub_file = HubFile(args.repo_id, path, args.revision, args.hf_token, args.hf_cache_dir)
+        if args.stream and not why_whole and not hub_file.cached():
+            try:
+                with self.reporter.video("Streaming from %s" % path):
+                    return self.stream(hub_file)
+            except NeedsWholeVideo as error:
+                why_whole = str(error)
+        with self.reporter.video("Getting %s%s" % (path, why_whole and " whole: " + why_whole)):
+            file = hub_file.download(self.reporter.say)
+        return open_video(self.ffmpeg(), file, path, commit_of(file), last_wanted)
+
+    def stream(self, hub_file: HubFile) -> Video:
+        wanted = self.wanted[hub_file.path]
+        stream = Stream(hub_file, Path(self.folder, "streamed.mp4"), self.reporter.say)
+        index = stream.fetch_index()
+        last_listed = max(frame_ids[-1] for frame_ids in wanted) + STREAM_SLACK_PACKETS
+        video = open_video(self.ffmpeg(), stream.local, hub_file.path, stream.revision, last_listed, partial=True)
+        if not video.packets.regular:
+            raise NeedsWholeVideo("its frames cannot be told apart by time")
+        inside = [frame_ids for frame_ids in wanted if frame_ids[-1] < len(video.packets.pts)]
+        stream.fetch_frames(index, video.packets, inside)
+        return video
 
 
-def prepare_all(args: argparse.Namespace, targets: Sequence[Target], ffmpeg: Callable[[], str],
-                reporter: Reporter) -> Tuple[Dict[str, Optional[float]], Dict[str, str], int]:
+def prepare_all(args: argparse.Namespace, targets: Sequence[Target], ffmpeg: Callable[[], str], reporter: Reporter,
+                folder: str) -> Tuple[Dict[str, Optional[float]], Dict[str, str], int]:
     """The loop over the sequences: (clip_fps of the ready ones, reasons of the failed ones, how many already were)."""
     ready = ready_ones(args.output_dir, targets)
     already = len(ready)
@@ -1581,13 +1841,13 @@ def prepare_all(args: argparse.Namespace, targets: Sequence[Target], ffmpeg: Cal
     if by_video:
         ffmpeg()  # before anything is downloaded
         os.makedirs(args.output_dir, exist_ok=True)
-    last_wanted = {path: max(target.frame_ids[-1] for target in group) for path, group in by_video.items()}
-    videos = VideoSource(args, last_wanted, ffmpeg, reporter)
+    frame_ids = {path: [target.frame_ids for target in group] for path, group in by_video.items()}
+    videos = VideoSource(args, frame_ids, ffmpeg, reporter, folder)
     reporter.start(len(targets) - already)
     for target in (target for group in by_video.values() for target in group):
         seq_id, directory = target.sequence.seq_id, os.path.join(args.output_dir, target.sequence.seq_id)
         try:
-            prepare_sequence(directory, target, ffmpeg, lambda: videos.get(target.path),
+            prepare_sequence(directory, target, ffmpeg, lambda why_whole: videos.get(target.path, why_whole),
                              lambda count: reporter.frame(seq_id, count, len(target.frame_ids)))
             problem = why_not_ready(directory, target)
         except SequenceError as error:
@@ -1637,10 +1897,11 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
         args.benchmark, args.video_dir = str(make_demo(ffmpeg(), source_dir)), str(source_dir)
     targets = make_targets(args, load_benchmark(args, reporter.say))
     wanted = chosen(targets, args.sequences)
-    try:
-        ready, failures, already = prepare_all(args, wanted, ffmpeg, reporter)
-    finally:
-        reporter.close()
+    with tempfile.TemporaryDirectory(prefix="prepare_sot_") as folder:
+        try:
+            ready, failures, already = prepare_all(args, wanted, ffmpeg, reporter, folder)
+        finally:
+            reporter.close()
     os.makedirs(args.output_dir, exist_ok=True)
     write_manifest(args, targets, dict(ready))
     for reason in sorted(set(failures.values())):

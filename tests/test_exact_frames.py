@@ -14,9 +14,9 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Sequence, Tu
 
 import pytest
 
-sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import clips  # noqa: E402
+from tests import clips  # noqa: E402
 
 NFRAMES = 8
 
@@ -367,8 +367,8 @@ def run_program(clip: Clip, folder: Path, ids: Sequence[Sequence[int]], nframes:
         code = main(["--benchmark", str(benchmark), "--output-dir", str(output), "--video-dir", str(videos),
                      "--nframes", str(nframes)])
     except SystemExit as stop:
-        code = stop.code
-    return int(code or 0), output, [entry["seq_id"] for entry in records]
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    return code, output, [entry["seq_id"] for entry in records]
 
 
 def spread(start: int, step: int, count: int) -> List[int]:
