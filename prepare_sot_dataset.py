@@ -39,7 +39,7 @@ import tempfile
 import threading
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
@@ -59,8 +59,10 @@ GREEN = (0, 255, 0)  # the evaluator's prompt says GREEN RECTANGLE
 LABEL_TEXT = "TARGET"
 MAX_FRAME_ID = 999_999_999  # a year of video at 30 fps; keeps every sum below well inside a float's integers
 MAX_NFRAMES = 99_999
+MAX_BOX_EDGE = 1_000_000  # thousandths; nothing can draw a box that reaches thousands of images far out
 MAX_LISTED_ERRORS = 100
 SEEK_COST_FRAMES = 50  # what starting ffmpeg costs, in frames of decoding; measured, not critical
+MAX_FRAMES_PER_CALL = 1000  # Windows takes command lines of 32 KB
 SILENT_CHILD_SECONDS = 180.0  # an ffmpeg that says nothing for so long hangs
 RETRY_WAIT_SECONDS = (2.0, 5.0, 15.0, 40.0)  # before the first, second, ... retry of a download
 STREAM_BLOCK_BYTES = 1 << 18  # what is read at once while looking for the index
@@ -155,16 +157,21 @@ def read_benchmark(data: bytes, name: str) -> List[SotSequence]:
     problems: List[str] = []
     sequences: Dict[str, Tuple[str, SotSequence]] = {}
     for where, record in benchmark_records(data):
-        sequence, wrong = (None, [record.args[0]]) if isinstance(record, ValueError) else parse_record(record)
-        seq_id = shown(record_seq_id(record)) if isinstance(record, dict) else ""
-        problems += ["%s, %s%s: %s" % (name, where, seq_id and ", seq_id " + seq_id, text) for text in wrong]
+        if not isinstance(record, dict):
+            wrong = record.args[0] if isinstance(record, ValueError) else "expected a JSON object, got " + shown(record)
+            problems.append("%s, %s: %s" % (name, where, wrong))
+            continue
+        fields = record_fields(record)
+        place = "%s, %s" % (name, where) + (", seq_id " + shown(fields["seq_id"]) if "seq_id" in fields else "")
+        sequence, wrongs = parse_record(fields)
+        problems += ["%s: %s" % (place, wrong) for wrong in wrongs]
         if sequence is None:
             continue
         # Names that differ in letter case only would share a folder on Windows and macOS.
         first_where, first = sequences.setdefault(sequence.seq_id.lower(), (where, sequence))
         if first != sequence:
-            problems.append("%s, %s, seq_id %s: differs from the record with the same seq_id (%s); give one of them "
-                            "another seq_id" % (name, where, seq_id, first_where))
+            problems.append("%s: differs from the record with the same seq_id (%s); give one of them another seq_id"
+                            % (place, first_where))
     if not sequences and not problems:
         problems.append("%s: holds no records; expected JSON or JSON Lines" % name)
     if problems:
@@ -181,8 +188,9 @@ def benchmark_records(data: bytes) -> Iterator[Tuple[str, Any]]:
         return
     lines = text.split("\n")
     first = next((line for line in lines if line.strip()), "")
-    if not isinstance(parse_json(first), dict):
-        whole = parse_json(text)
+    parsed_first = parse_json(first)
+    if not isinstance(parsed_first, dict):
+        whole = parsed_first if len(first) == len(text) else parse_json(text)
         if isinstance(whole, list):
             yield from (("item %d of the array" % index, record) for index, record in enumerate(whole))
             return
@@ -224,20 +232,21 @@ def without_repeated_keys(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
     return fields
 
 
-def record_seq_id(record: Mapping[str, Any]) -> Any:
-    return record.get("seq_id", record.get("id", ""))
-
-
-def parse_record(record: Any) -> Tuple[Optional[SotSequence], List[str]]:
-    """A record of any of the four flavours -> (sequence, []) or (None, what is wrong with it)."""
-    if not isinstance(record, dict):
-        return None, ["is %s; expected a JSON object" % json_type(record)]
+def record_fields(record: Mapping[str, Any]) -> Dict[str, Any]:
+    """The fields of a record of any flavour that are not null, under the names of the standard one."""
     metadata = record.get("metadata")
-    fields = {**(metadata if isinstance(metadata, dict) else {}), **record}
+    fields: Dict[str, Any] = {}
+    for source in (metadata if isinstance(metadata, dict) else {}, record):
+        fields.update((name, value) for name, value in source.items() if value is not None)
     for name, alias in (("seq_id", "id"), ("canonical_frame_ids", "source_frame_ids")):
-        if fields.get(name) is None:
-            fields[name] = fields.get(alias)
-    form = SEQ_ID_FORM.fullmatch(fields["seq_id"]) if isinstance(fields["seq_id"], str) else None
+        if alias in fields:
+            fields.setdefault(name, fields[alias])
+    return fields
+
+
+def parse_record(fields: Mapping[str, Any]) -> Tuple[Optional[SotSequence], List[str]]:
+    """The fields of a record -> (sequence, []) or (None, what is wrong with it)."""
+    form = SEQ_ID_FORM.fullmatch(fields["seq_id"]) if isinstance(fields.get("seq_id"), str) else None
     wrong: List[str] = []
 
     def take(name: str, parse: Callable[[Any], Any], expected: str, otherwise: Callable[[], Any] = lambda: None) -> Any:
@@ -252,19 +261,21 @@ def parse_record(record: Any) -> Tuple[Optional[SotSequence], List[str]]:
         return parsed
 
     whole = "a whole number from 0 to %d" % MAX_FRAME_ID
-    truth = GroundTruth(fields)
+    truth = ground_truth(fields)
     scene = take("scene", file_name, NAME_EXPECTED)
     camera = take("camera", file_name, NAME_EXPECTED)
     object_id = take("object_id", object_name, "a number or a text", lambda: "unknown")
     object_type = take("object_type", lambda v: v if isinstance(v, str) and v else None, "a text", lambda: "object")
     ids = take("canonical_frame_ids", rising_ids, "rising whole numbers from 0 to %d" % MAX_FRAME_ID) or ()
-    init_frame_id = take("init_frame_id", frame_id, whole, lambda: ids[0] if ids else truth.first_frame_id())
-    init_bbox = take("init_bbox", box, BOX_EXPECTED, lambda: truth.box_of(init_frame_id))
+    init_frame_id = take("init_frame_id", frame_id, whole, lambda: ids[0] if ids else
+                         min((int(key) for key in truth if re.fullmatch("[0-9]{1,9}", key)), default=None))
+    init_bbox = take("init_bbox", box, BOX_EXPECTED, lambda: init_box_of(truth, init_frame_id))
     clip_end_frame = take("clip_end_frame", frame_id, whole)
     clip_fps = take("clip_fps", positive_number, "a positive number")
-    seq_id = take("seq_id", file_name, NAME_EXPECTED,
-                  lambda: None if wrong else "%s__%s__%d__obj%s" % (scene, camera, init_frame_id, object_id)
-                  if fields.get("object_id") is not None else None)
+    if wrong and "seq_id" not in fields and "object_id" in fields:
+        return None, wrong  # what the seq_id would be made of
+    seq_id = take("seq_id", file_name, NAME_EXPECTED, lambda: "%s__%s__%s__obj%s" % (
+        scene, camera, init_frame_id, object_id) if "object_id" in fields else None)
     if seq_id is not None and seq_id.lower() in TAKEN_NAMES:
         wrong.append("field seq_id: the program uses the name %s itself; choose another" % shown(seq_id))
     if ids and init_frame_id is not None and ids[0] != init_frame_id:
@@ -320,36 +331,29 @@ def positive_number(value: Any) -> Optional[float]:
 
 def box(value: Any) -> Optional[Box]:
     edges = [number(edge) for edge in value] if isinstance(value, list) and len(value) == 4 else [None]
-    if None in edges:
+    if None in edges or max(map(abs, edges)) > MAX_BOX_EDGE:
         return None
     x1, y1, x2, y2 = edges
     return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 and x2 > 0 and y2 > 0 and x1 < 1000 and y1 < 1000 else None
 
 
-class GroundTruth:
-    """A record's ground truth, as far as it is needed: for an initial frame or box that the record leaves out."""
+def ground_truth(fields: Mapping[str, Any]) -> Dict[str, Any]:
+    """Frame id (as text) -> box, from `gt_bboxes` or the assistant's turn: only for what a record leaves out."""
+    if isinstance(fields.get("gt_bboxes"), dict):
+        return fields["gt_bboxes"]
+    turns = fields.get("conversations")
+    for turn in turns if isinstance(turns, list) else []:
+        if isinstance(turn, dict) and turn.get("role", turn.get("from")) in ("assistant", "gpt"):
+            said = turn.get("content", turn.get("value"))
+            parsed = parse_json(said) if isinstance(said, str) else said
+            if isinstance(parsed, dict):
+                return parsed
+    return {}
 
-    def __init__(self, fields: Mapping[str, Any]):
-        self.fields = fields
 
-    def boxes(self) -> Dict[str, Any]:
-        """Frame id (as text) -> box, from `gt_bboxes` or the assistant's turn."""
-        if isinstance(self.fields.get("gt_bboxes"), dict):
-            return self.fields["gt_bboxes"]
-        turns = self.fields.get("conversations")
-        for turn in turns if isinstance(turns, list) else []:
-            if isinstance(turn, dict) and turn.get("role", turn.get("from")) in ("assistant", "gpt"):
-                said = turn.get("content", turn.get("value"))
-                parsed = parse_json(said) if isinstance(said, str) else said
-                if isinstance(parsed, dict):
-                    return parsed
-        return {}
-
-    def first_frame_id(self) -> Optional[int]:
-        return min((int(key) for key in self.boxes() if re.fullmatch("[0-9]{1,9}", key)), default=None)
-
-    def box_of(self, init_frame_id: Optional[int]) -> Any:
-        return box(self.boxes().get(str(init_frame_id)))
+def init_box_of(truth: Mapping[str, Any], init_frame_id: Optional[int]) -> Any:
+    found = truth.get(str(init_frame_id))
+    return found if box(found) else None  # a bad one is not even quoted in a message
 
 
 def json_type(value: Any) -> str:
@@ -502,12 +506,10 @@ def ask_hub(what: str, request: Callable[[bool], Any], say: Callable[[str], None
     """
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its warnings quote signed addresses
     try:
-        from huggingface_hub import constants, utils
+        from huggingface_hub import constants
     except ImportError as error:
         raise StopRun("huggingface_hub cannot be imported (%s): pip install -r requirements.txt, or take the videos from "
                       "a folder with --video-dir" % error) from None
-    if not sys.stderr.isatty():
-        utils.disable_progress_bars()
     force = False
     for retry in range(len(RETRY_WAIT_SECONDS) + 1):
         try:
@@ -814,7 +816,7 @@ def run_child(command: Sequence[str], consume: Callable[[Iterator[bytes]], Any])
     environment = {name: value for name, value in os.environ.items() if name not in SECRET_VARIABLES}
     try:
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                 env=environment)
+                                 env=environment, start_new_session=True)
     except OSError as error:
         raise StopRun("%s cannot be started: %s" % (command[0], error.strerror)) from None
     assert child.stdout and child.stderr
@@ -830,11 +832,17 @@ def run_child(command: Sequence[str], consume: Callable[[Iterator[bytes]], Any])
             last_sign[0] = time.monotonic()
             log.append(line.decode("utf-8", "replace").rstrip())
 
+    def kill() -> None:
+        try:  # with whatever it started itself: ffmpeg may be a wrapper script
+            os.killpg(child.pid, signal.SIGKILL) if hasattr(os, "killpg") else child.kill()
+        except ProcessLookupError:
+            pass
+
     def watch() -> None:
         while not ended.wait(min(1.0, SILENT_CHILD_SECONDS)):
             if time.monotonic() - last_sign[0] > SILENT_CHILD_SECONDS:
                 hung.set()
-                child.kill()
+                kill()
                 return
 
     threads = [threading.Thread(target=work, daemon=True) for work in (read_log, watch)]
@@ -843,10 +851,11 @@ def run_child(command: Sequence[str], consume: Callable[[Iterator[bytes]], Any])
     try:
         result = consume(chunks())
         if child.stdout.read(1):  # consume had enough
-            child.kill()
+            kill()
         code = child.wait()
     finally:
-        child.kill()
+        if child.poll() is None:
+            kill()
         child.wait()
         ended.set()
         for thread in threads:
@@ -888,7 +897,7 @@ def parse_packet_list(chunks: Iterable[bytes], last_wanted: int) -> PacketList:
             version = (int(software.group(1)), int(software.group(2))) if software else version
             continue
         fields = line.split(",")
-        flags = next((int(field.split("x")[1], 16) for field in fields[6:] if "F=0x" in field), 1)
+        flags = next((int(part.split("x")[1], 16) for part in fields[6:] if "F=0x" in part), 1)
         try:
             packet = Packet(int(fields[1]), int(fields[2]), int(fields[4]), bool(flags & 1))
         except ValueError:  # NOPTS: no time, no place
@@ -979,7 +988,8 @@ def seek_groups(frame_ids: Sequence[int], key_frame_ids: Sequence[int]) -> List[
     """Split rising frame ids into runs for one ffmpeg call each: decode on while that is cheaper than to seek again."""
     groups = [[frame_ids[0]]]
     for previous, wanted in zip(frame_ids, frame_ids[1:]):
-        if wanted - previous <= wanted - last_at(key_frame_ids, wanted) + SEEK_COST_FRAMES:
+        way_from_key_frame = wanted - last_at(key_frame_ids, wanted)
+        if wanted - previous <= way_from_key_frame + SEEK_COST_FRAMES and len(groups[-1]) < MAX_FRAMES_PER_CALL:
             groups[-1].append(wanted)
         else:
             groups.append([wanted])
@@ -1001,10 +1011,9 @@ def extraction_command(ffmpeg: str, video: Video, frame_ids: Sequence[int], seek
     Evaluation). Level 1 with the `up` filter: half the time and three quarters of the size of ffmpeg's default PNG.
     """
     packets, first = video.packets, frame_ids[0]
-    if seek:
-        wanted = "+".join("eq(pts,%d)" % packets.pts[k] for k in frame_ids)
-    else:
-        wanted = "+".join("eq(n,%d)" % k for k in frame_ids)
+    terms = ["eq(pts,%d)" % packets.pts[k] if seek else "eq(n,%d)" % k for k in frame_ids]
+    while len(terms) > 1:  # ffmpeg takes a sum of 100 terms at most, but sums of sums
+        terms = ["(%s)" % "+".join(terms[at:at + 20]) for at in range(0, len(terms), 20)]
     start: List[str] = []
     if seek and last_at(packets.key_frame_ids, first) > 0:
         neighbour = packets.pts[first + 1] if first + 1 < len(packets.pts) else packets.pts[first] + 1
@@ -1012,7 +1021,7 @@ def extraction_command(ffmpeg: str, video: Video, frame_ids: Sequence[int], seek
         start = ["-noaccurate_seek", "-seek_timestamp", "1", "-ss", "%.6f" % seconds]
     return [ffmpeg, "-nostdin", "-hide_banner", "-nostats", "-loglevel", "repeat+level+error", "-copyts", *start,
             *input_arguments(video.file), "-map", "0:V:0",
-            "-vf", "select='print(n,16)*0+print(pts,16)*0+print(key,16)*0+" + wanted + "',settb=1,setpts=N", *packets.passthrough,
+            "-vf", "select='print(n,16)*0+print(pts,16)*0+print(key,16)*0+" + terms[0] + "',settb=1,setpts=N", *packets.passthrough,
             "-frames:v", str(len(frame_ids)), "-c:v", "png", "-compression_level", "1", "-pred", "up",
             "-pix_fmt", "rgb24", "-f", "image2pipe", "-"]
 
@@ -1052,16 +1061,17 @@ def extract_frames(ffmpeg: str, video: Video, frame_ids: Sequence[int], keep: Ca
             todo = todo[len(group):]
     if todo and video.partial:
         raise NeedsWholeVideo("frames %d to %d cannot be proven from a part of it" % (todo[0], todo[-1]))
-    if todo:
-        count, decoded, errors = decode(ffmpeg, video, todo, False, keep)
+    for start in range(0, len(todo), MAX_FRAMES_PER_CALL):
+        group = todo[start:start + MAX_FRAMES_PER_CALL]
+        count, decoded, errors = decode(ffmpeg, video, group, False, keep)
         if errors:
             raise SequenceError("%s cannot be decoded without errors: %s" % (video.name, errors))
         if [frame.n for frame in decoded] != list(range(len(decoded))):
             raise SequenceError("%s changes its picture format on the way to frame %d; such videos are not supported"
-                                % (video.name, todo[-1]))
-        if count != len(todo):
+                                % (video.name, group[-1]))
+        if count != len(group):
             raise VideoEnds(len(decoded))
-        settle(todo)
+        settle(group)
 
 
 @functools.lru_cache(maxsize=1)
@@ -1139,17 +1149,28 @@ def crop_edges(bbox: Box, width: int, height: int) -> Tuple[int, int, int, int]:
 
 
 @functools.lru_cache(maxsize=None)
-def drawing_library() -> Optional[str]:
-    """Which of the two is installed. Nothing is imported: a run that has nothing to draw need not wait for it."""
-    return next((name for name in ("cv2", "PIL") if importlib.util.find_spec(name)), None)
+def can_draw() -> bool:
+    """Whether OpenCV or Pillow is installed. Nothing is imported: a run that has nothing to draw need not wait for it."""
+    return any(importlib.util.find_spec(name) for name in ("cv2", "PIL"))
+
+
+def import_drawing_library() -> None:
+    try:
+        import cv2  # noqa: F401
+    except ImportError:
+        pass
 
 
 def draw(png: bytes, bbox: Box) -> Tuple[bytes, Optional[bytes]]:
     """(f00_ann.png, crop.png) for f00.png; without a drawing library a plain copy, and no crop."""
-    library = drawing_library()
-    if library == "cv2":
+    if not can_draw():
+        return png, None
+    try:
         return draw_with_opencv(png, bbox)
-    return draw_with_pillow(png, bbox) if library == "PIL" else (png, None)
+    except ImportError as error:
+        if importlib.util.find_spec("PIL"):
+            return draw_with_pillow(png, bbox)
+        raise StopRun("OpenCV cannot be imported (%s): pip install opencv-python-headless, or Pillow" % error) from None
 
 
 def draw_with_opencv(png: bytes, bbox: Box) -> Tuple[bytes, bytes]:
@@ -1163,7 +1184,7 @@ def draw_with_opencv(png: bytes, bbox: Box) -> Tuple[bytes, bytes]:
     cv2.rectangle(image, corners[:2], corners[2:], GREEN, 2)
     cv2.putText(image, LABEL_TEXT, label_origin(corners), cv2.FONT_HERSHEY_SIMPLEX, 0.55, GREEN, 2)
     encoding = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_DEFAULT]
-    return tuple(cv2.imencode(".png", picture, encoding)[1].tobytes() for picture in (image, crop))
+    return cv2.imencode(".png", image, encoding)[1].tobytes(), cv2.imencode(".png", crop, encoding)[1].tobytes()
 
 
 def draw_with_pillow(png: bytes, bbox: Box) -> Tuple[bytes, bytes]:
@@ -1357,13 +1378,13 @@ def why_not_ready(directory: str, target: Target) -> Optional[str]:
         return "prepared from another revision (see --revision)"
     expected = sequence_meta(target, frame_ids, revision, meta.get("clip_fps"), image_size)
     for key in {**expected, **meta}:
-        if meta.get(key) != expected.get(key):
+        if key not in meta or key not in expected or meta[key] != expected[key]:
             return "prepared with another %s" % key
     names = [frame_path(directory, index) for index in range(len(target.frame_ids))] + [annotated_path(directory)]
     for path in names:
         if list(png_size(path) or ()) != image_size:
             return "%s is missing or broken" % os.path.basename(path)
-    if drawing_library() and not png_size(crop_path(directory)):
+    if can_draw() and not png_size(crop_path(directory)):
         return "crop.png is missing or broken"
     if target.gt_stub and read_object(os.path.join(directory, "gt.json")) != gt_stub(meta):
         return "gt.json is missing or differs"
@@ -1378,21 +1399,27 @@ def stage(path: str, data: bytes) -> str:
     try:
         with open(temporary, "xb") as file:
             file.write(data)
-    except BaseException:
+    except BaseException as error:
         remove(temporary)
+        if isinstance(error, OSError):
+            raise StopRun("%s cannot be written: %s; once there is room and permission, the same command goes on"
+                          % (path, error.strerror)) from None
         raise
     return temporary
 
 
-def write_file(path: str, data: bytes, staged: Optional[str] = None) -> None:
-    """Every file of the output gets its name here, complete or not at all."""
-    for attempt in (1, 2):
-        try:
-            return os.replace(staged or stage(path, data), path)
-        except FileNotFoundError:  # another run that finished the same work took our temporary file for a left one
-            if attempt == 2:
-                raise
-            staged = None
+def put(staged: str, path: str) -> bool:
+    """Every file of the output gets its name here, complete. False when another run took the staged file for a left one."""
+    try:
+        os.replace(staged, path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def write_file(path: str, data: bytes) -> None:
+    while not put(stage(path, data), path):
+        pass
 
 
 def write_json(path: str, value: Mapping[str, Any]) -> None:
@@ -1432,7 +1459,10 @@ def prepare_sequence(directory: str, target: Target, ffmpeg: Callable[[], str], 
     for folder in (directory, frames_dir):
         if os.path.islink(folder):
             raise SequenceError("%s is a symbolic link; remove it" % folder)
-    stored = read_object(os.path.join(directory, META_NAME)) or read_object(os.path.join(directory, UNFINISHED_NAME))
+    meta = read_object(os.path.join(directory, META_NAME))
+    if why_not_ready(directory, replace(target, gt_stub=False, contact_sheet=False)) is None:
+        target = replace(target, frame_ids=tuple(meta["frame_ids"]))  # maybe more of them; all stay
+    stored = meta or read_object(os.path.join(directory, UNFINISHED_NAME))
     source = stored.get("source") if isinstance(stored.get("source"), dict) else {}
     statement = sequence_meta(target, target.frame_ids, source.get("revision"), stored.get("clip_fps"), None)
     right = right_frames(directory, stored, statement)
@@ -1469,7 +1499,9 @@ def prepare_sequence(directory: str, target: Target, ffmpeg: Callable[[], str], 
 
         def settle(frame_ids: Sequence[int]) -> None:
             for k in frame_ids:
-                write_file(frame_path(directory, index_of[k]), b"", staged.pop(k))
+                path = frame_path(directory, index_of[k])
+                if not put(staged.pop(k), path) and not png_size(path):
+                    raise SequenceError("%s was taken away by another program" % path)
 
         missing = [k for k, index in index_of.items() if index not in right]
         try:
@@ -1499,8 +1531,10 @@ def right_frames(directory: str, stored: Mapping[str, Any], statement: Mapping[s
         return []
     stored_ids = stored.get("frame_ids")
     pairs = zip(stored_ids if isinstance(stored_ids, list) else [], statement["frame_ids"])
-    return [index for index, (stored_id, wanted) in enumerate(pairs)
-            if stored_id == wanted and png_size(frame_path(directory, index))]
+    sizes = {index: png_size(frame_path(directory, index)) for index, (stored_id, wanted) in enumerate(pairs)
+             if stored_id == wanted}
+    size = tuple(stored["image_size"]) if isinstance(stored.get("image_size"), list) else sizes.get(0)
+    return [index for index in sizes if sizes[index] and sizes[index] == size]
 
 
 def finish_sequence(directory: str, target: Target, statement: Dict[str, Any], first_png: bytes, drawn: bool) -> None:
@@ -1511,7 +1545,7 @@ def finish_sequence(directory: str, target: Target, statement: Dict[str, Any], f
         raise SequenceError("the video's picture changes its size: %s" % ", ".join("%dx%d" % size for size in sizes if size))
     size = sizes.pop()
     annotated, crop = annotated_path(directory), crop_path(directory)
-    if not (drawn and png_size(annotated) == size and (png_size(crop) or not drawing_library())):
+    if not (drawn and png_size(annotated) == size and (png_size(crop) or not can_draw())):
         annotated_png, crop_png = draw(first_png or Path(paths[0]).read_bytes(), target.sequence.init_bbox)
         write_file(annotated, annotated_png)
         if crop_png:
@@ -1531,10 +1565,11 @@ def finish_sequence(directory: str, target: Target, statement: Dict[str, Any], f
 class Reporter:
     """What a person sees: a bar on a terminal, plain lines elsewhere, nothing raw from the input in either."""
 
-    def __init__(self, quiet: bool):
+    def __init__(self, quiet: bool = False):
         self.quiet = quiet
         self.bar: Any = None
         self.done = self.total = 0
+        self.started = 0.0
 
     def say(self, text: str) -> None:
         if not self.quiet:
@@ -1546,18 +1581,28 @@ class Reporter:
 
     def write(self, text: str) -> None:
         if self.bar is not None:
-            self.bar.write(printable(text), file=sys.stderr)
-        else:
-            print(printable(text), file=sys.stderr, flush=True)
+            self.bar.clear()
+        print(printable(text), file=sys.stderr, flush=True)
 
     def start(self, total: int) -> None:
-        self.total = total
-        if not self.quiet and total and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
-            try:
-                from tqdm import tqdm
-            except ImportError:
-                return
-            self.bar = tqdm(total=total, unit="seq", file=sys.stderr, dynamic_ncols=True, leave=False)
+        self.total, self.started = total, time.time()
+        self.open_bar()
+
+    def open_bar(self) -> None:
+        if self.quiet or not self.total or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+            return
+        try:
+            from tqdm import tqdm
+        except ImportError:
+            return
+        self.bar = tqdm(total=self.total, unit="seq", file=sys.stderr, dynamic_ncols=True, leave=False)
+        self.bar.start_t, self.bar.n = self.started, self.done
+        self.bar.refresh()
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
 
     def frame(self, seq_id: str, count: int, nframes: int) -> None:
         if self.bar is not None:
@@ -1572,24 +1617,13 @@ class Reporter:
 
     @contextmanager
     def video(self, text: str) -> Iterator[None]:
-        """Say which video is being got, and leave the last line of the terminal to the download's own bar."""
-        bar, self.bar = self.bar, None
-        if bar is not None:
-            bar.clear()
-            bar.disable = True
+        """Say which video is being got, and leave the terminal's last line to the download's own bar."""
+        self.close()
         self.say(text)
         try:
             yield
         finally:
-            if bar is not None:
-                bar.disable = False
-                bar.refresh()
-            self.bar = bar
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
-            self.bar = None
+            self.open_bar()
 
 
 def printable(text: str) -> str:
@@ -1616,7 +1650,7 @@ def make_demo(ffmpeg: str, source_dir: Path) -> Path:
     video = source_dir / DEFAULT_REPO_SUBDIR / "val" / scene / "videos" / (camera + ".mp4")
     benchmark = source_dir / "demo_benchmark.jsonl"
     floor = ("color=c=0x9a938a:s=%dx%d:r=30:d=%d,drawgrid=w=80:h=80:t=2:c=0x7d766e,drawbox=x=0:y=0:w=iw:h=150:c=0x5d6b7a:"
-             "t=fill,noise=alls=8:allf=t" % (width, height, seconds))
+             "t=fill,drawgrid=w=16:h=16:t=1:c=white@0.06" % (width, height, seconds))
     robot = ("color=c=0xd9822b:s=%dx%d:r=30:d=%d,drawbox=x=15:y=20:w=60:h=34:c=0x24303c:t=fill,drawbox=x=0:y=125:w=iw:h=25:"
              "c=0x24303c:t=fill" % (target_width, target_height, seconds))
     path = "overlay=x='%d+%d*n':y='%d+60*sin(n/40)'" % (start_x, speed, start_y)
@@ -1635,7 +1669,7 @@ def make_demo(ffmpeg: str, source_dir: Path) -> Path:
              "-pix_fmt", "yuv420p", "-f", "mp4", "file:" + os.path.abspath(unfinished)], lambda chunks: b"".join(chunks))
         if code != 0:
             raise StopRun("the demo's video cannot be made: %s" % ffmpeg_words(log, video, video.name))
-        write_file(str(video), b"", unfinished)
+        put(unfinished, str(video))
     standard = {"scene": scene, "camera": camera, "object_id": "1", "object_type": "Robot", "init_frame_id": 30,
                 "init_bbox": bbox(30), "canonical_frame_ids": list(range(30, 150, 15)), "clip_fps": 30.0}
     records = [
@@ -1647,6 +1681,70 @@ def make_demo(ffmpeg: str, source_dir: Path) -> Path:
     ]
     write_file(str(benchmark), "".join(json.dumps(record) + "\n" for record in records).encode("ascii"))
     return benchmark
+
+
+# --- Check
+
+def picture_problem(directory: str, target: Target) -> Optional[str]:
+    """What is wrong with the pictures of a sequence that passes for ready: decodes all of them, draws overlay and crop anew.
+
+    Where another library drew the overlay, its word may look different; the rest may not.
+    """
+    from PIL import Image, ImageChops
+    paths = [frame_path(directory, index) for index in range(len(target.frame_ids))]
+    try:
+        for path in paths + [os.path.join(directory, "contact_sheet.jpg")] * target.contact_sheet:
+            with Image.open(path) as picture:
+                picture.load()
+        drawn = draw(Path(paths[0]).read_bytes(), target.sequence.init_bbox)
+        for path, png in zip((annotated_path(directory), crop_path(directory)), drawn):
+            with Image.open(path) as found, Image.open(io.BytesIO(png or b"")) as expected:
+                size = expected.size
+                changed = found.size != size or ImageChops.difference(found.convert("RGB"), expected.convert("RGB")).getbbox()
+            if changed and path == annotated_path(directory) and changed is not True:
+                x, y = label_origin(overlay_corners(target.sequence.init_bbox, *size))
+                left, top, right, bottom = changed
+                changed = not (x - 4 <= left and right <= x + 90 and y - 20 <= top and bottom <= y + 8)
+            if changed:
+                return "%s is not what f00.png and the initial box give; delete it and run again" % os.path.basename(path)
+    except Exception as error:  # Pillow raises many things for broken pictures
+        return "%s cannot be decoded (%s); delete it and run again" % (os.path.basename(path), type(error).__name__)
+    return None
+
+
+def check_all(args: argparse.Namespace, targets: Sequence[Target], say: Callable[[str], None]) -> int:
+    """Tell what is ready and what is not, and which videos are still needed: 0 when all are ready, else 1."""
+    counts: Dict[str, int] = collections.Counter()
+    videos: Dict[str, str] = {}
+    for target in targets:
+        directory = os.path.join(args.output_dir, target.sequence.seq_id)
+        problem = why_not_ready(directory, target)
+        if problem is None:
+            problem = picture_problem(directory, target)
+        elif target.path not in videos:
+            videos[target.path] = video_at_hand(args, target.path)
+        state = "ready" if problem is None else "partly" if os.path.isdir(directory) else "missing"
+        counts[state] += 1
+        say("%-7s %s%s" % (state, target.sequence.seq_id, ": " + problem if problem else ""))
+    for path, place in sorted(videos.items()):
+        say("video   %s: %s" % (path, place))
+    at_hand = sum(place != TO_GET for place in videos.values())
+    print("Check: %d ready, %d partly there, %d missing; videos needed: %d (%d at hand)"
+          % (counts["ready"], counts["partly"], counts["missing"], len(videos), at_hand))
+    return 0 if counts["ready"] == len(targets) else 1
+
+
+TO_GET = "not at hand"
+
+
+def video_at_hand(args: argparse.Namespace, path: str) -> str:
+    if args.video_dir:
+        try:
+            local_video(Path(args.video_dir), path, args.repo_subdir)
+            return "in --video-dir"
+        except VideoError:
+            return TO_GET
+    return "in the cache" if HubFile(args.repo_id, path, args.revision, None, args.hf_cache_dir).cached() else TO_GET
 
 
 # --- Command line
@@ -1730,8 +1828,9 @@ def check_arguments(args: argparse.Namespace) -> None:
     args.repo_subdir = args.repo_subdir.strip("/")
     if ".." in args.repo_subdir.split("/"):
         raise StopRun("--repo-subdir %s: must lie inside the repository" % args.repo_subdir)
-    if args.contact_sheet and not importlib.util.find_spec("PIL"):
-        raise StopRun("--contact-sheet needs Pillow: pip install Pillow")
+    for option in ("contact_sheet", "check"):
+        if getattr(args, option) and not importlib.util.find_spec("PIL"):
+            raise StopRun("--%s needs Pillow: pip install Pillow" % option.replace("_", "-"))
     args.hf_token = (args.hf_token or os.environ.get("HF_TOKEN") or "").strip() or None
 
 
@@ -1828,22 +1927,32 @@ class VideoSource:
         return video
 
 
-def prepare_all(args: argparse.Namespace, targets: Sequence[Target], ffmpeg: Callable[[], str], reporter: Reporter,
-                folder: str) -> Tuple[Dict[str, Optional[float]], Dict[str, str], int]:
-    """The loop over the sequences: (clip_fps of the ready ones, reasons of the failed ones, how many already were)."""
-    ready = ready_ones(args.output_dir, targets)
-    already = len(ready)
+@dataclass
+class Outcome:
+    """What a run has reached so far."""
+    ready: Dict[str, Optional[float]]  # seq_id -> clip_fps
+    already: int = 0
+    failures: Dict[str, str] = field(default_factory=dict)  # seq_id -> reason
+
+
+def prepare_all(args: argparse.Namespace, targets: Sequence[Target], outcome: Outcome, ffmpeg: Callable[[], str],
+                reporter: Reporter, folder: str) -> None:
+    """The loop over the sequences that are not ready yet, those of one video together."""
     by_video: Dict[str, List[Target]] = {}
     for target in targets:
-        if target.sequence.seq_id not in ready:
+        if target.sequence.seq_id not in outcome.ready:
             by_video.setdefault(target.path, []).append(target)
-    failures: Dict[str, str] = {}
-    if by_video:
-        ffmpeg()  # before anything is downloaded
-        os.makedirs(args.output_dir, exist_ok=True)
+    if not by_video:
+        return
+    ffmpeg()  # before anything is downloaded
+    if not can_draw():
+        reporter.say("WARNING: neither OpenCV nor Pillow is installed, so f00_ann.png is a plain copy and crop.png is left "
+                     "out; after pip install opencv-python the same command adds them")
+    os.makedirs(args.output_dir, exist_ok=True)
     frame_ids = {path: [target.frame_ids for target in group] for path, group in by_video.items()}
     videos = VideoSource(args, frame_ids, ffmpeg, reporter, folder)
-    reporter.start(len(targets) - already)
+    reporter.start(sum(map(len, by_video.values())))
+    threading.Thread(target=import_drawing_library, daemon=True).start()  # takes as long as a few frames
     for target in (target for group in by_video.values() for target in group):
         seq_id, directory = target.sequence.seq_id, os.path.join(args.output_dir, target.sequence.seq_id)
         try:
@@ -1853,11 +1962,10 @@ def prepare_all(args: argparse.Namespace, targets: Sequence[Target], ffmpeg: Cal
         except SequenceError as error:
             problem = str(error)
         if problem is None:
-            ready.update(ready_ones(args.output_dir, [target]))
+            outcome.ready.update(ready_ones(args.output_dir, [target]))
         else:
-            failures[seq_id] = problem
+            outcome.failures[seq_id] = problem
         reporter.sequence(seq_id, "ready" if problem is None else "FAILED, " + problem)
-    return ready, failures, already
 
 
 def ready_ones(output_dir: str, targets: Iterable[Target]) -> Dict[str, Optional[float]]:
@@ -1893,25 +2001,38 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
     ffmpeg = functools.lru_cache(maxsize=None)(find_ffmpeg)
     if args.demo:
         source_dir = Path(args.output_dir, "demo_source")
-        reporter.say("Filming the demo scene ...")
+        reporter.say("Making the demo scene ...")
         args.benchmark, args.video_dir = str(make_demo(ffmpeg(), source_dir)), str(source_dir)
     targets = make_targets(args, load_benchmark(args, reporter.say))
     wanted = chosen(targets, args.sequences)
-    with tempfile.TemporaryDirectory(prefix="prepare_sot_") as folder:
-        try:
-            ready, failures, already = prepare_all(args, wanted, ffmpeg, reporter, folder)
-        finally:
-            reporter.close()
+    if args.check:
+        return check_all(args, wanted, lambda line: None if args.quiet else print(printable(line)))
+    outcome = Outcome(ready_ones(args.output_dir, wanted))
+    outcome.already = len(outcome.ready)
+    try:
+        with tempfile.TemporaryDirectory(prefix="prepare_sot_") as folder:
+            prepare_all(args, wanted, outcome, ffmpeg, reporter, folder)
+    finally:
+        reporter.close()
+        for reason in sorted(set(outcome.failures.values())):
+            seq_ids = [seq_id for seq_id, text in outcome.failures.items() if text == reason]
+            reporter.error("%s: %s" % (", ".join(seq_ids), reason))
     os.makedirs(args.output_dir, exist_ok=True)
-    write_manifest(args, targets, dict(ready))
-    for reason in sorted(set(failures.values())):
-        reporter.error("%s: %s" % (", ".join(seq_id for seq_id, text in failures.items() if text == reason), reason))
-    print("Done: %d ready (%d already were), %d failed" % (len(ready), already, len(failures)))
-    return 1 if failures else 0
+    write_manifest(args, targets, outcome.ready)
+    if int(getattr(sys.modules.get("cv2"), "__version__", "4").split(".")[0]) > 4:
+        reporter.say("WARNING: OpenCV 5 draws the word %s in another font than the evaluator's OpenCV 4: "
+                     "pip install 'opencv-python<5'" % LABEL_TEXT)
+    print("Done: %d ready (%d already were), %d failed"
+          % (len(outcome.ready), outcome.already, len(outcome.failures)))
+    if args.demo:
+        reporter.say("Look at: " + annotated_path(os.path.join(args.output_dir, wanted[0].sequence.seq_id)))
+        reporter.say("By hand: python prepare_sot_dataset.py --benchmark %s --video-dir %s --output-dir %s"
+                     % (args.benchmark, args.video_dir, args.output_dir))
+    return 1 if outcome.failures else 0
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
-    reporter = Reporter(False)
+    reporter = Reporter()
 
     def terminate(*_: Any) -> None:
         raise Terminated
@@ -1920,9 +2041,13 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         signal.signal(signal.SIGTERM, terminate)
     except ValueError:  # not in the main thread, where no signal arrives
         pass
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold what the terminal's encoding cannot show
     try:
         args = make_parser().parse_args(argv)
         reporter.quiet = args.quiet
+        if args.quiet or not sys.stderr.isatty():
+            os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
         return run(args, reporter)
     except StopRun as error:
         reporter.error(str(error))
