@@ -30,6 +30,7 @@ import json
 import math
 import os
 import re
+import shlex
 import shutil
 import signal
 import struct
@@ -38,7 +39,7 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -78,6 +79,7 @@ TEMPORARY_PREFIX = ".tmp-"
 META_NAME = "sequence_meta.json"
 UNFINISHED_NAME = ".unfinished.json"  # what the images of a sequence that has no metadata yet are meant to be
 MANIFEST_NAME = "gt_requests.json"
+DEMO_FOLDER, DEMO_BENCHMARK = "demo_source", "demo_benchmark.jsonl"
 
 
 # --- Errors
@@ -146,7 +148,7 @@ class SotSequence:
 SEQ_ID_FORM = re.compile(r"(?P<scene>.+?)__(?P<camera>.+?)__(?P<init_frame_id>\d{1,9})__obj(?P<object_id>.+)", re.ASCII)
 FILE_NAME_FORM = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
 WINDOWS_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
-TAKEN_NAMES = (MANIFEST_NAME, "demo_source")
+TAKEN_NAMES = (MANIFEST_NAME, DEMO_FOLDER)
 
 
 def read_benchmark(data: bytes, name: str) -> List[SotSequence]:
@@ -440,7 +442,8 @@ def judge(error: BaseException) -> Verdict:
     names = {base.__name__ for link in chain for base in type(link).__mro__}
     responses = [link.response for link in chain if getattr(link, "response", None) is not None]
     status = next((response.status_code for response in responses), None)
-    wrapped = "LocalEntryNotFoundError" in names or type(error) is ValueError  # the latter with force_download
+    forced = type(error) is ValueError and error.__cause__ is not None  # how force_download=True wraps it
+    wrapped = forced or "LocalEntryNotFoundError" in names
     if any(isinstance(link, OSError) and link.errno in (28, 122) for link in chain):
         return Verdict("stop", "the disk with the video cache is full; free some space or choose another --hf-cache-dir")
     if any(isinstance(link, PermissionError) for link in chain):
@@ -448,7 +451,7 @@ def judge(error: BaseException) -> Verdict:
     if "OfflineModeIsEnabled" in names:
         return Verdict("stop", "offline mode (HF_HUB_OFFLINE) is on and the file is not in the cache; switch it off, or "
                                "use --video-dir")
-    if "GatedRepoError" in names or (status == 403 and wrapped):
+    if "GatedRepoError" in names or (status == 403 and "?" not in str(responses[0].url)):  # else a signed address
         return Verdict("stop", "access refused (403): open the dataset's page on huggingface.co, accept its terms, and "
                                + LOGIN_HINT)
     if status == 401:
@@ -504,12 +507,15 @@ def ask_hub(what: str, request: Callable[[bool], Any], say: Callable[[str], None
     :raises StopRun: no access, no such repository or revision, offline, disk full.
     :raises VideoError: no such file, or still failing after all retries.
     """
-    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its warnings quote signed addresses
+    os.environ["HF_HUB_ENABLE_HF_TRANSFER"] = "0"  # a second way to fetch, without retries
     try:
-        from huggingface_hub import constants
+        from huggingface_hub import constants, file_download, utils
     except ImportError as error:
         raise StopRun("huggingface_hub cannot be imported (%s): pip install -r requirements.txt, or take the videos from "
                       "a folder with --video-dir" % error) from None
+    # Its log, its warnings and its bars quote signed addresses.
+    utils.logging.set_verbosity_error()
+    file_download.http_get = functools.partial(file_download.http_get, displayed_filename=what.rsplit("/", 1)[-1])
     force = False
     for retry in range(len(RETRY_WAIT_SECONDS) + 1):
         try:
@@ -545,11 +551,25 @@ class HubFile:
         """Its copy in the local cache, fetched when it is not there, whole and checked."""
         def request(force: bool) -> Path:
             from huggingface_hub import hf_hub_download
+            was_there = self.cached() is not None and not force
             path = hf_hub_download(self.repo_id, self.path, repo_type="dataset", revision=self.revision,
                                    token=self.token, cache_dir=self.cache_dir, force_download=force)
-            check_download(path)
+            blob = os.path.realpath(path)
+            expected = os.path.basename(blob)  # the cache names a large file's blob by its SHA-256
+            if blob == path and not was_there:  # a cache without symbolic links, as on most Windows machines
+                expected = self.metadata().etag
+            check_download(path, expected)
             return Path(path)
         return ask_hub(self.path, request, say)
+
+    def metadata(self) -> Any:
+        """What the hub says of it: `size`, `etag` (SHA-256 of a large file), `commit_hash`, `location` (address)."""
+        from huggingface_hub import get_hf_file_metadata
+        return get_hf_file_metadata(self.url(), token=self.token, timeout=10)
+
+    def url(self) -> str:
+        from huggingface_hub import hf_hub_url
+        return hf_hub_url(self.repo_id, self.path, repo_type="dataset", revision=self.revision)
 
     def cached(self) -> Optional[Path]:
         """Its copy in the local cache, if there is one; asks nobody."""
@@ -571,22 +591,16 @@ class Stream:
     def __init__(self, hub_file: HubFile, local: Path, say: Callable[[str], None]):
         self.hub_file, self.local, self.say = hub_file, local, say
         self.address: Optional[str] = None
-        first = self.ask()
+        first = ask_hub(hub_file.path, lambda force: self.ask(), say)
         self.size, self.revision = first.size, first.commit_hash
         with open(local, "wb") as file:
             file.truncate(self.size)
 
     def ask(self) -> Any:
-        """Ask the hub for the file's size, commit and signed address. The address is good for about an hour."""
-        def request(force: bool) -> Any:
-            from huggingface_hub import get_hf_file_metadata, hf_hub_url
-            url = hf_hub_url(self.hub_file.repo_id, self.hub_file.path, repo_type="dataset",
-                             revision=self.hub_file.revision)
-            found = get_hf_file_metadata(url, token=self.hub_file.token, timeout=10)
-            if not found.size or not found.commit_hash or urlsplit(found.location).netloc == urlsplit(url).netloc:
-                raise NeedsWholeVideo("the hub gives no address that needs no token")
-            return found
-        found = ask_hub(self.hub_file.path, request, self.say)
+        """Ask for the file's size, commit and signed address. The address is good for about an hour."""
+        found = self.hub_file.metadata()
+        if not found.size or not found.commit_hash or urlsplit(found.location).netloc == urlsplit(self.hub_file.url()).netloc:
+            raise NeedsWholeVideo("the hub gives no address that needs no token")
         self.address = found.location
         return found
 
@@ -607,7 +621,7 @@ class Stream:
     def fetch_index(self) -> bytes:
         """Get the MP4 index, the `moov` box (ISO/IEC 14496-12), wherever it is."""
         at, have, index = 0, 0, b""
-        with open(self.local, "rb") as file:
+        with open(self.local, "rb", buffering=0) as file:  # a buffer would hold what was there before fetch()
             while at + 8 <= self.size:
                 if at + 16 > have:
                     have = min(self.size, at + STREAM_BLOCK_BYTES)
@@ -721,12 +735,11 @@ def matches(tables: Mapping[bytes, Tuple[int, ...]], sizes: Sequence[int]) -> It
             yield places[at:at + len(sizes)]
 
 
-def check_download(path: str) -> None:
-    """Compare a cached file with its SHA-256. The hub names a large file's blob in the cache by it.
+def check_download(path: str, expected: str) -> None:
+    """Compare a file with its SHA-256, if that is what is expected.
 
     :raises DamagedDownload: when they differ.
     """
-    expected = os.path.basename(os.path.realpath(path))
     if not re.fullmatch("[0-9a-f]{64}", expected):
         return
     digest = hashlib.sha256()
@@ -805,6 +818,26 @@ def find_ffmpeg() -> str:
                       "install ffmpeg, winget install ffmpeg)") from None
 
 
+held_signals: Optional[List[int]] = None
+
+
+def on_signal(number: int, _: Any = None) -> None:
+    """SIGINT and SIGTERM end the run, but not between the start of a child and the moment when we know it."""
+    if held_signals is not None:
+        held_signals.append(number)
+    elif number == signal.SIGINT:
+        raise KeyboardInterrupt
+    else:
+        raise Terminated
+
+
+def hold_signals(hold: bool) -> None:
+    global held_signals
+    arrived, held_signals = held_signals or [], [] if hold else None
+    for number in arrived:
+        on_signal(number)
+
+
 def run_child(command: Sequence[str], consume: Callable[[Iterator[bytes]], Any]) -> Tuple[int, Any, List[str]]:
     """Run a command, the only way that a child process starts: (exit code, what `consume` made of its output, its log).
 
@@ -814,10 +847,12 @@ def run_child(command: Sequence[str], consume: Callable[[Iterator[bytes]], Any])
     :raises StopRun: when it cannot be started.
     """
     environment = {name: value for name, value in os.environ.items() if name not in SECRET_VARIABLES}
+    hold_signals(True)
     try:
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                  env=environment, start_new_session=True)
     except OSError as error:
+        hold_signals(False)
         raise StopRun("%s cannot be started: %s" % (command[0], error.strerror)) from None
     assert child.stdout and child.stderr
     last_sign, log, ended, hung = [time.monotonic()], [], threading.Event(), threading.Event()
@@ -849,6 +884,7 @@ def run_child(command: Sequence[str], consume: Callable[[Iterator[bytes]], Any])
     for thread in threads:
         thread.start()
     try:
+        hold_signals(False)
         result = consume(chunks())
         if child.stdout.read(1):  # consume had enough
             kill()
@@ -873,10 +909,14 @@ def input_arguments(video: Path) -> List[str]:
     return ["-f", "mp4", "-protocol_whitelist", "file", "-i", "file:" + os.path.abspath(video)]
 
 
-def listing_command(ffmpeg: str, video: Path) -> List[str]:
-    """List the packets of the first video stream that is no cover picture, without decoding, in the file's own time."""
+def listing_command(ffmpeg: str, video: Path, partial: bool) -> List[str]:
+    """List the packets of the first video stream that is no cover picture, without decoding, in the file's own time.
+
+    Of a partial file the index alone is believed: a parser would look for key frames in bytes that are not there.
+    """
+    no_parser = ["-fflags", "+noparse+nofillin"] if partial else []
     return [ffmpeg, "-nostdin", "-hide_banner", "-nostats", "-loglevel", "repeat+level+info", "-copyts",
-            *input_arguments(video), "-map", "0:V:0", "-c", "copy", "-copyinkf", "-f", "framecrc", "-"]
+            *no_parser, *input_arguments(video), "-map", "0:V:0", "-c", "copy", "-copyinkf", "-f", "framecrc", "-"]
 
 
 def parse_packet_list(chunks: Iterable[bytes], last_wanted: int) -> PacketList:
@@ -935,7 +975,7 @@ def open_video(ffmpeg: str, file: Path, name: str, revision: Optional[str], last
 
     :raises VideoError: when ffmpeg finds no video in it, or finds it cut short.
     """
-    code, packets, log = run_child(listing_command(ffmpeg, file), lambda chunks: parse_packet_list(chunks, last_wanted))
+    code, packets, log = run_child(listing_command(ffmpeg, file, partial), lambda chunks: parse_packet_list(chunks, last_wanted))
     words = ffmpeg_words(log, file, name)
     if not packets.pts or (packets.complete and code != 0):
         raise VideoError("%s cannot be decoded: %s" % (name, words or "it holds no video frames"))
@@ -1371,7 +1411,7 @@ def why_not_ready(directory: str, target: Target) -> Optional[str]:
     if not meta:
         return "no whole " + META_NAME
     frame_ids, source, image_size = meta.get("frame_ids"), meta.get("source"), meta.get("image_size")
-    if not isinstance(frame_ids, list) or tuple(frame_ids[:len(target.frame_ids)]) != target.frame_ids:
+    if (rising_ids(frame_ids) or ())[:len(target.frame_ids)] != target.frame_ids:
         return "prepared with other frame ids (see --nframes and --stride)"
     revision = source.get("revision") if isinstance(source, dict) else None
     if target.revision and revision and revision != target.revision:
@@ -1382,7 +1422,7 @@ def why_not_ready(directory: str, target: Target) -> Optional[str]:
             return "prepared with another %s" % key
     names = [frame_path(directory, index) for index in range(len(target.frame_ids))] + [annotated_path(directory)]
     for path in names:
-        if list(png_size(path) or ()) != image_size:
+        if list(png_size(path) or "?") != image_size:
             return "%s is missing or broken" % os.path.basename(path)
     if can_draw() and not png_size(crop_path(directory)):
         return "crop.png is missing or broken"
@@ -1414,6 +1454,9 @@ def put(staged: str, path: str) -> bool:
         os.replace(staged, path)
     except FileNotFoundError:
         return False
+    except OSError as error:
+        remove(staged)
+        raise StopRun("%s cannot be written: %s" % (path, error.strerror)) from None
     return True
 
 
@@ -1437,8 +1480,8 @@ def tidy(*folders: str) -> None:
     """Remove what a killed run left behind."""
     for folder in folders:
         with os.scandir(folder) as entries:
-            left = [entry.path for entry in entries
-                    if entry.name.startswith(TEMPORARY_PREFIX) or entry.name == UNFINISHED_NAME]
+            left = [entry.path for entry in entries if not entry.is_dir(follow_symlinks=False)
+                    and (entry.name.startswith(TEMPORARY_PREFIX) or entry.name == UNFINISHED_NAME)]
         for path in left:
             remove(path)
 
@@ -1462,11 +1505,8 @@ def prepare_sequence(directory: str, target: Target, ffmpeg: Callable[[], str], 
     meta = read_object(os.path.join(directory, META_NAME))
     if why_not_ready(directory, replace(target, gt_stub=False, contact_sheet=False)) is None:
         target = replace(target, frame_ids=tuple(meta["frame_ids"]))  # maybe more of them; all stay
-    stored = meta or read_object(os.path.join(directory, UNFINISHED_NAME))
-    source = stored.get("source") if isinstance(stored.get("source"), dict) else {}
-    statement = sequence_meta(target, target.frame_ids, source.get("revision"), stored.get("clip_fps"), None)
-    right = right_frames(directory, stored, statement)
-    if len(right) < len(target.frame_ids) or (target.revision and target.revision != source.get("revision")):
+    stored, statement, right = what_is_there(directory, target)
+    if lacks_frames(target, statement, right):
         video = get_video("")
         statement = sequence_meta(target, target.frame_ids, video.revision, video.packets.fps, None)
         right = right_frames(directory, stored, statement)
@@ -1515,6 +1555,20 @@ def prepare_sequence(directory: str, target: Target, ffmpeg: Callable[[], str], 
             for path in staged.values():
                 remove(path)
     finish_sequence(directory, target, statement, first_png, drawn)
+
+
+def what_is_there(directory: str, target: Target) -> Tuple[Dict[str, Any], Dict[str, Any], List[int]]:
+    """(what is stored about the images, what is to be stored if no frame is missing, the indices of the right frames)."""
+    stored = read_object(os.path.join(directory, META_NAME)) or read_object(os.path.join(directory, UNFINISHED_NAME))
+    source = stored.get("source")
+    revision = source.get("revision") if isinstance(source, dict) else None
+    statement = sequence_meta(target, target.frame_ids, revision, stored.get("clip_fps"), None)
+    return stored, statement, right_frames(directory, stored, statement)
+
+
+def lacks_frames(target: Target, statement: Mapping[str, Any], right: Sequence[int]) -> bool:
+    other_revision = target.revision is not None and target.revision != statement["source"]["revision"]
+    return len(right) < len(target.frame_ids) or other_revision
 
 
 def too_short(target: Target, frame_count: int) -> str:
@@ -1595,9 +1649,9 @@ class Reporter:
             from tqdm import tqdm
         except ImportError:
             return
-        self.bar = tqdm(total=self.total, unit="seq", file=sys.stderr, dynamic_ncols=True, leave=False)
-        self.bar.start_t, self.bar.n = self.started, self.done
-        self.bar.refresh()
+        self.bar = tqdm(total=self.total, initial=self.done, file=sys.stderr, dynamic_ncols=True, leave=False,
+                        bar_format="{n_fmt}/{total_fmt} [{elapsed}<{remaining}] {bar:10}{postfix}")
+        self.bar.start_t, self.bar.initial = self.started, 0
 
     def close(self) -> None:
         if self.bar is not None:
@@ -1632,7 +1686,9 @@ def printable(text: str) -> str:
 
 
 def shown(value: Any) -> str:
-    """A short form of a value from the input, for messages."""
+    """A short form of a value from the input, for messages; nothing nested, for that may hold ground truth."""
+    if isinstance(value, dict) or isinstance(value, list) and any(isinstance(item, (dict, list)) for item in value):
+        return json_type(value)
     try:
         text = json.dumps(value, ensure_ascii=False)
     except (ValueError, RecursionError):
@@ -1640,7 +1696,7 @@ def shown(value: Any) -> str:
     return text if len(text) <= 100 else text[:97] + "..."
 
 
-def make_demo(ffmpeg: str, source_dir: Path) -> Path:
+def make_demo(ffmpeg: Callable[[], str], source_dir: Path, say: Callable[[str], None]) -> None:
     """Film a synthetic warehouse floor with a moving robot, and write a benchmark of it in three flavours.
 
     The video is made with ffmpeg's own encoder and sources, so that any build of it will do.
@@ -1648,7 +1704,6 @@ def make_demo(ffmpeg: str, source_dir: Path) -> Path:
     width, height, seconds, start_x, start_y, speed = 1280, 720, 12, 120, 300, 2
     scene, camera, target_width, target_height = "Demo_000", "Camera_01", 90, 150
     video = source_dir / DEFAULT_REPO_SUBDIR / "val" / scene / "videos" / (camera + ".mp4")
-    benchmark = source_dir / "demo_benchmark.jsonl"
     floor = ("color=c=0x9a938a:s=%dx%d:r=30:d=%d,drawgrid=w=80:h=80:t=2:c=0x7d766e,drawbox=x=0:y=0:w=iw:h=150:c=0x5d6b7a:"
              "t=fill,drawgrid=w=16:h=16:t=1:c=white@0.06" % (width, height, seconds))
     robot = ("color=c=0xd9822b:s=%dx%d:r=30:d=%d,drawbox=x=15:y=20:w=60:h=34:c=0x24303c:t=fill,drawbox=x=0:y=125:w=iw:h=25:"
@@ -1661,10 +1716,15 @@ def make_demo(ffmpeg: str, source_dir: Path) -> Path:
                 round((x + target_width) / width * 1000, 1), round((y + target_height) / height * 1000, 1)]
 
     os.makedirs(video.parent, exist_ok=True)
+    inside = os.path.join(os.path.realpath(source_dir.parent), os.path.relpath(video.parent, source_dir.parent))
+    if os.path.realpath(video.parent) != inside:
+        raise StopRun("%s has a symbolic link in it; remove it" % source_dir)
     if not video.exists():
-        unfinished = str(video) + ".part"
+        say("Making the demo scene ...")
+        tidy(str(video.parent))
+        unfinished = str(video.parent / (TEMPORARY_PREFIX + os.urandom(6).hex()))
         code, _, log = run_child(
-            [ffmpeg, "-nostdin", "-hide_banner", "-nostats", "-loglevel", "repeat+level+error", "-y", "-f", "lavfi", "-i",
+            [ffmpeg(), "-nostdin", "-hide_banner", "-nostats", "-loglevel", "repeat+level+error", "-y", "-f", "lavfi", "-i",
              floor, "-f", "lavfi", "-i", robot, "-filter_complex", path, "-c:v", "mpeg4", "-q:v", "3", "-g", "60",
              "-pix_fmt", "yuv420p", "-f", "mp4", "file:" + os.path.abspath(unfinished)], lambda chunks: b"".join(chunks))
         if code != 0:
@@ -1679,8 +1739,7 @@ def make_demo(ffmpeg: str, source_dir: Path) -> Path:
         {"id": "%s__%s__200__obj1" % (scene, camera), "scene": scene, "camera": camera,
          "source_frame_ids": list(range(200, 320, 15)), "init_bbox": bbox(200)},
     ]
-    write_file(str(benchmark), "".join(json.dumps(record) + "\n" for record in records).encode("ascii"))
-    return benchmark
+    write_file(str(source_dir / DEMO_BENCHMARK), "".join(json.dumps(record) + "\n" for record in records).encode("ascii"))
 
 
 # --- Check
@@ -1721,7 +1780,10 @@ def check_all(args: argparse.Namespace, targets: Sequence[Target], say: Callable
         problem = why_not_ready(directory, target)
         if problem is None:
             problem = picture_problem(directory, target)
-        elif target.path not in videos:
+            needs_video = re.match(r"f\d+\.png", problem or "") is not None
+        else:
+            needs_video = lacks_frames(target, *what_is_there(directory, target)[1:])
+        if needs_video and target.path not in videos:
             videos[target.path] = video_at_hand(args, target.path)
         state = "ready" if problem is None else "partly" if os.path.isdir(directory) else "missing"
         counts[state] += 1
@@ -1821,6 +1883,9 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise StopRun("--benchmark is missing; for a first run without one use --demo")
     if args.demo and (args.benchmark or args.video_dir):
         raise StopRun("--demo makes its own benchmark and video; leave out --benchmark and --video-dir")
+    for option in ("output_dir", "video_dir"):
+        if getattr(args, option) == "":
+            raise StopRun("--%s: expected a folder, got nothing" % option.replace("_", "-"))
     if args.video_dir and not os.path.isdir(args.video_dir):
         raise StopRun("--video-dir %s: no such folder" % args.video_dir)
     if os.path.exists(args.output_dir) and not os.path.isdir(args.output_dir):
@@ -1832,6 +1897,8 @@ def check_arguments(args: argparse.Namespace) -> None:
         if getattr(args, option) and not importlib.util.find_spec("PIL"):
             raise StopRun("--%s needs Pillow: pip install Pillow" % option.replace("_", "-"))
     args.hf_token = (args.hf_token or os.environ.get("HF_TOKEN") or "").strip() or None
+    if args.hf_token and not re.fullmatch("[!-~]+", args.hf_token):
+        raise StopRun("the token (--hf-token or $HF_TOKEN) has characters that no token has; copy it again")
 
 
 def load_benchmark(args: argparse.Namespace, say: Callable[[str], None]) -> List[SotSequence]:
@@ -1956,9 +2023,12 @@ def prepare_all(args: argparse.Namespace, targets: Sequence[Target], outcome: Ou
     for target in (target for group in by_video.values() for target in group):
         seq_id, directory = target.sequence.seq_id, os.path.join(args.output_dir, target.sequence.seq_id)
         try:
-            prepare_sequence(directory, target, ffmpeg, lambda why_whole: videos.get(target.path, why_whole),
-                             lambda count: reporter.frame(seq_id, count, len(target.frame_ids)))
-            problem = why_not_ready(directory, target)
+            with one_run_at_a_time(directory):
+                problem = why_not_ready(directory, target)
+                if problem is not None:
+                    prepare_sequence(directory, target, ffmpeg, lambda why_whole: videos.get(target.path, why_whole),
+                                     lambda count: reporter.frame(seq_id, count, len(target.frame_ids)))
+                    problem = why_not_ready(directory, target)
         except SequenceError as error:
             problem = str(error)
         if problem is None:
@@ -1966,6 +2036,31 @@ def prepare_all(args: argparse.Namespace, targets: Sequence[Target], outcome: Ou
         else:
             outcome.failures[seq_id] = problem
         reporter.sequence(seq_id, "ready" if problem is None else "FAILED, " + problem)
+
+
+@contextmanager
+def one_run_at_a_time(directory: str) -> Iterator[None]:
+    """Wait until no other run is at work on this sequence, where the system and the disk can tell."""
+    try:
+        import fcntl
+        if not os.path.islink(directory):
+            os.makedirs(directory, exist_ok=True)
+        folder = os.open(directory, os.O_RDONLY)
+    except (ImportError, OSError):  # Windows; or it cannot be made, which will be told when it is needed
+        yield
+        return
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        except OSError:  # no locks on this disk
+            pass
+        yield
+    finally:
+        os.close(folder)
+        try:
+            os.rmdir(directory)  # if nothing came of it
+        except OSError:
+            pass
 
 
 def ready_ones(output_dir: str, targets: Iterable[Target]) -> Dict[str, Optional[float]]:
@@ -2000,9 +2095,10 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
     check_arguments(args)
     ffmpeg = functools.lru_cache(maxsize=None)(find_ffmpeg)
     if args.demo:
-        source_dir = Path(args.output_dir, "demo_source")
-        reporter.say("Making the demo scene ...")
-        args.benchmark, args.video_dir = str(make_demo(ffmpeg(), source_dir)), str(source_dir)
+        source_dir = Path(args.output_dir, DEMO_FOLDER)
+        args.benchmark, args.video_dir = str(source_dir / DEMO_BENCHMARK), str(source_dir)
+        if not args.check:
+            make_demo(ffmpeg, source_dir, reporter.say)
     targets = make_targets(args, load_benchmark(args, reporter.say))
     wanted = chosen(targets, args.sequences)
     if args.check:
@@ -2010,7 +2106,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
     outcome = Outcome(ready_ones(args.output_dir, wanted))
     outcome.already = len(outcome.ready)
     try:
-        with tempfile.TemporaryDirectory(prefix="prepare_sot_") as folder:
+        with tempfile.TemporaryDirectory(prefix="prepare_sot_") if args.stream else nullcontext("") as folder:
             prepare_all(args, wanted, outcome, ffmpeg, reporter, folder)
     finally:
         reporter.close()
@@ -2018,7 +2114,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
             seq_ids = [seq_id for seq_id, text in outcome.failures.items() if text == reason]
             reporter.error("%s: %s" % (", ".join(seq_ids), reason))
     os.makedirs(args.output_dir, exist_ok=True)
-    write_manifest(args, targets, outcome.ready)
+    write_manifest(args, targets, dict(outcome.ready))
     if int(getattr(sys.modules.get("cv2"), "__version__", "4").split(".")[0]) > 4:
         reporter.say("WARNING: OpenCV 5 draws the word %s in another font than the evaluator's OpenCV 4: "
                      "pip install 'opencv-python<5'" % LABEL_TEXT)
@@ -2027,18 +2123,17 @@ def run(args: argparse.Namespace, reporter: Reporter) -> int:
     if args.demo:
         reporter.say("Look at: " + annotated_path(os.path.join(args.output_dir, wanted[0].sequence.seq_id)))
         reporter.say("By hand: python prepare_sot_dataset.py --benchmark %s --video-dir %s --output-dir %s"
-                     % (args.benchmark, args.video_dir, args.output_dir))
+                     % tuple(map(shlex.quote, (args.benchmark, args.video_dir, args.output_dir))))
     return 1 if outcome.failures else 0
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     reporter = Reporter()
 
-    def terminate(*_: Any) -> None:
-        raise Terminated
-
     try:
-        signal.signal(signal.SIGTERM, terminate)
+        signal.signal(signal.SIGTERM, on_signal)
+        if signal.getsignal(signal.SIGINT) == signal.default_int_handler:  # not where a shell has it ignored
+            signal.signal(signal.SIGINT, on_signal)
     except ValueError:  # not in the main thread, where no signal arrives
         pass
     if hasattr(sys.stdout, "reconfigure"):
@@ -2046,7 +2141,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     try:
         args = make_parser().parse_args(argv)
         reporter.quiet = args.quiet
-        if args.quiet or not sys.stderr.isatty():
+        if args.quiet or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
             os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
         return run(args, reporter)
     except StopRun as error:
