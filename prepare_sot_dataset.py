@@ -164,16 +164,16 @@ def read_benchmark(data: bytes, name: str) -> List[SotSequence]:
             problems.append("%s, %s: %s" % (name, where, wrong))
             continue
         fields = record_fields(record)
-        place = "%s, %s" % (name, where) + (", seq_id " + shown(fields["seq_id"]) if "seq_id" in fields else "")
         sequence, wrongs = parse_record(fields)
-        problems += ["%s: %s" % (place, wrong) for wrong in wrongs]
-        if sequence is None:
-            continue
-        # Names that differ in letter case only would share a folder on Windows and macOS.
-        first_where, first = sequences.setdefault(sequence.seq_id.lower(), (where, sequence))
-        if first != sequence:
-            problems.append("%s: differs from the record with the same seq_id (%s); give one of them another seq_id"
-                            % (place, first_where))
+        if sequence is not None:
+            # Names that differ in letter case only would share a folder on Windows and macOS.
+            first_where, first = sequences.setdefault(sequence.seq_id.lower(), (where, sequence))
+            if first != sequence:
+                wrongs.append("differs from the record with the same seq_id (%s); give one of them another seq_id"
+                              % first_where)
+        if wrongs:
+            place = "%s, %s" % (name, where) + (", seq_id " + shown(fields["seq_id"]) if "seq_id" in fields else "")
+            problems += ["%s: %s" % (place, wrong) for wrong in wrongs]
     if not sequences and not problems:
         problems.append("%s: holds no records; expected JSON or JSON Lines" % name)
     if problems:
@@ -212,7 +212,7 @@ def benchmark_records(data: bytes) -> Iterator[Tuple[str, Any]]:
 def parse_json(text: str) -> Any:
     """The JSON value, or a ValueError (returned, not raised) that says what is wrong but quotes nothing."""
     try:
-        return json.loads(text, object_pairs_hook=without_repeated_keys)
+        return JSON_DECODER.decode(text)
     except json.JSONDecodeError as error:
         return ValueError("is not valid JSON (%s at line %d, column %d)" % (error.msg, error.lineno, error.colno))
     except RecursionError:
@@ -232,6 +232,9 @@ def without_repeated_keys(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
     if len(fields) < len(pairs):
         raise RepeatedKey(next(key for key, count in collections.Counter(key for key, _ in pairs).items() if count > 1))
     return fields
+
+
+JSON_DECODER = json.JSONDecoder(object_pairs_hook=without_repeated_keys)
 
 
 def record_fields(record: Mapping[str, Any]) -> Dict[str, Any]:
@@ -775,6 +778,7 @@ class PacketList:
     time_base: Fraction
     complete: bool  # up to the video's end, not only past the last frame that is wanted
     regular: bool  # starts with a key frame, nothing is shown before it, no two frames at one time
+    size: Tuple[int, int]  # (width, height) in pixels, before any rotation
     passthrough: Tuple[str, ...]  # this ffmpeg's way to say: neither repeat nor drop frames
     fps: Optional[float] = None
 
@@ -928,11 +932,13 @@ def parse_packet_list(chunks: Iterable[bytes], last_wanted: int) -> PacketList:
     """
     packets: List[Packet] = []
     visible: List[Tuple[int, bool]] = []
-    time_base, version, regular, complete = Fraction(0), (0, 0), True, True
+    time_base, size, version, regular, complete = Fraction(0), (0, 0), (0, 0), True, True
     for line in lines_of(chunks):
         if line.startswith("#"):
             base = re.match(r"#tb 0: (\d+)/(\d+)", line)
             time_base = Fraction(int(base.group(1)), int(base.group(2))) if base else time_base
+            dimensions = re.match(r"#dimensions 0: (\d+)x(\d+)", line)
+            size = (int(dimensions.group(1)), int(dimensions.group(2))) if dimensions else size
             software = re.match(r"#software: Lavf(\d+)\.(\d+)", line)
             version = (int(software.group(1)), int(software.group(2))) if software else version
             continue
@@ -957,7 +963,7 @@ def parse_packet_list(chunks: Iterable[bytes], last_wanted: int) -> PacketList:
     # -fps_mode came with ffmpeg 5.1 (libavformat 59.27), and -vsync, its name before, went with 9.
     passthrough = ("-fps_mode", "passthrough") if version >= (59, 27) else ("-vsync", "0")
     key_frame_ids = tuple(k for k, (_, key) in enumerate(visible) if key)
-    return PacketList(tuple(packets), pts, key_frame_ids, time_base, complete, regular, passthrough)
+    return PacketList(tuple(packets), pts, key_frame_ids, time_base, complete, regular, size, passthrough)
 
 
 def lines_of(chunks: Iterable[bytes]) -> Iterator[str]:
@@ -1368,13 +1374,19 @@ def crop_path(directory: str) -> str:
 def png_size(path: str) -> Optional[Tuple[int, int]]:
     """(width, height) of a PNG file that is there and whole, else None."""
     try:
+        if not os.path.isfile(path):  # opening a named pipe would wait for ever
+            return None
         with open(path, "rb", buffering=0) as file:
             head = file.read(24)
             file.seek(-len(PNG_END), os.SEEK_END)
             whole = head[:8] == PNG_SIGNATURE and file.read() == PNG_END
     except OSError:
         return None
-    return (int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")) if whole else None
+    return png_header_size(head) if whole else None
+
+
+def png_header_size(head: bytes) -> Tuple[int, int]:
+    return int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
 
 
 def jpeg_is_whole(path: str) -> bool:
@@ -1390,6 +1402,8 @@ def jpeg_is_whole(path: str) -> bool:
 def read_object(path: str) -> Dict[str, Any]:
     """The JSON object in a file; an empty one when it is missing or anything else."""
     try:
+        if not os.path.isfile(path):
+            return {}
         with open(path, encoding="utf-8") as file:
             found = json.load(file)
     except (OSError, ValueError, RecursionError):
@@ -1530,6 +1544,9 @@ def prepare_sequence(directory: str, target: Target, ffmpeg: Callable[[], str], 
 
         def keep(k: int, png: bytes) -> None:
             nonlocal first_png
+            if sorted(png_header_size(png)) != sorted(video.packets.size):
+                raise SequenceError("%s changes its picture size on the way to frame %d; such videos are not supported"
+                                    % (video.name, k))
             if index_of[k] == 0:
                 first_png = png
             if k in staged:
@@ -1715,10 +1732,10 @@ def make_demo(ffmpeg: Callable[[], str], source_dir: Path, say: Callable[[str], 
         return [round(x / width * 1000, 1), round(y / height * 1000, 1),
                 round((x + target_width) / width * 1000, 1), round((y + target_height) / height * 1000, 1)]
 
-    os.makedirs(video.parent, exist_ok=True)
     inside = os.path.join(os.path.realpath(source_dir.parent), os.path.relpath(video.parent, source_dir.parent))
     if os.path.realpath(video.parent) != inside:
         raise StopRun("%s has a symbolic link in it; remove it" % source_dir)
+    os.makedirs(video.parent, exist_ok=True)
     if not video.exists():
         say("Making the demo scene ...")
         tidy(str(video.parent))
