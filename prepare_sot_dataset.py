@@ -550,16 +550,17 @@ class HubFile:
     token: Optional[str]
     cache_dir: Optional[str]
 
-    def download(self, say: Callable[[str], None]) -> Path:
-        """Its copy in the local cache, fetched when it is not there, whole and checked."""
+    def download(self, say: Callable[[str], None], any_will_do: bool = False) -> Path:
+        """Its copy in the local cache, whole and checked; fetched when it is not there or, unless any will do, outdated."""
         def request(force: bool) -> Path:
             from huggingface_hub import hf_hub_download
             was_there = self.cached() is not None and not force
             path = hf_hub_download(self.repo_id, self.path, repo_type="dataset", revision=self.revision,
-                                   token=self.token, cache_dir=self.cache_dir, force_download=force)
+                                   token=self.token, cache_dir=self.cache_dir, force_download=force,
+                                   local_files_only=any_will_do and not force)
             blob = os.path.realpath(path)
             expected = os.path.basename(blob)  # the cache names a large file's blob by its SHA-256
-            if blob == path and not was_there:  # a cache without symbolic links, as on most Windows machines
+            if os.path.basename(blob) == os.path.basename(path) and not was_there:  # a cache without symbolic links, as on most Windows machines
                 expected = self.metadata().etag
             check_download(path, expected)
             return Path(path)
@@ -580,7 +581,10 @@ class HubFile:
             from huggingface_hub import try_to_load_from_cache
         except ImportError:
             return None
-        found = try_to_load_from_cache(self.repo_id, self.path, self.cache_dir, self.revision, "dataset")
+        try:
+            found = try_to_load_from_cache(self.repo_id, self.path, self.cache_dir, self.revision, "dataset")
+        except ValueError:  # no repository can have such a name
+            return None
         return Path(found) if isinstance(found, str) else None
 
 
@@ -596,6 +600,7 @@ class Stream:
         self.address: Optional[str] = None
         first = ask_hub(hub_file.path, lambda force: self.ask(), say)
         self.size, self.revision = first.size, first.commit_hash
+        self.hub_file = replace(hub_file, revision=self.revision)  # the branch may move on meanwhile
         with open(local, "wb") as file:
             file.truncate(self.size)
 
@@ -750,6 +755,7 @@ def check_download(path: str, expected: str) -> None:
         for block in iter(lambda: video.read(1 << 20), b""):
             digest.update(block)
     if digest.hexdigest() != expected:
+        os.unlink(path)  # nothing may take it for good later
         raise DamagedDownload(path)
 
 
@@ -1517,8 +1523,9 @@ def prepare_sequence(directory: str, target: Target, ffmpeg: Callable[[], str], 
         if os.path.islink(folder):
             raise SequenceError("%s is a symbolic link; remove it" % folder)
     meta = read_object(os.path.join(directory, META_NAME))
-    if why_not_ready(directory, replace(target, gt_stub=False, contact_sheet=False)) is None:
-        target = replace(target, frame_ids=tuple(meta["frame_ids"]))  # maybe more of them; all stay
+    longer = replace(target, frame_ids=rising_ids(meta.get("frame_ids")) or (), gt_stub=False, contact_sheet=False)
+    if longer.frame_ids[:len(target.frame_ids)] == target.frame_ids and why_not_ready(directory, longer) is None:
+        target = replace(target, frame_ids=longer.frame_ids)  # more frames than are wanted: all stay
     stored, statement, right = what_is_there(directory, target)
     if lacks_frames(target, statement, right):
         video = get_video("")
@@ -1987,15 +1994,17 @@ class VideoSource:
         if args.video_dir:
             return open_video(self.ffmpeg(), local_video(Path(args.video_dir), path, args.repo_subdir), path, None,
                               last_wanted)
-        hub_file = HubFile(args.repo_id, path, args.revision, args.hf_token, args.hf_cache_dir)
-        if args.stream and not why_whole and not hub_file.cached():
+        streamed = self.found.revision if why_whole and isinstance(self.found, Video) else None  # of which frames are there
+        hub_file = HubFile(args.repo_id, path, streamed or args.revision, args.hf_token, args.hf_cache_dir)
+        cached = hub_file.cached() if args.stream else None
+        if args.stream and not why_whole and not cached:
             try:
                 with self.reporter.video("Streaming from %s" % path):
                     return self.stream(hub_file)
             except NeedsWholeVideo as error:
                 why_whole = str(error)
         with self.reporter.video("Getting %s%s" % (path, why_whole and " whole: " + why_whole)):
-            file = hub_file.download(self.reporter.say)
+            file = hub_file.download(self.reporter.say, cached is not None)
         return open_video(self.ffmpeg(), file, path, commit_of(file), last_wanted)
 
     def stream(self, hub_file: HubFile) -> Video:
