@@ -1236,6 +1236,8 @@ def draw_with_opencv(png: bytes, bbox: Box) -> Tuple[bytes, bytes]:
     cv2.rectangle(image, corners[:2], corners[2:], GREEN, 2)
     cv2.putText(image, LABEL_TEXT, label_origin(corners), cv2.FONT_HERSHEY_SIMPLEX, 0.55, GREEN, 2)
     encoding = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_DEFAULT]
+    if hasattr(cv2, "IMWRITE_PNG_FILTER"):  # as for the frames: half the time, and smaller
+        encoding += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP]
     return cv2.imencode(".png", image, encoding)[1].tobytes(), cv2.imencode(".png", crop, encoding)[1].tobytes()
 
 

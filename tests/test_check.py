@@ -38,9 +38,10 @@ with_opencv = pytest.mark.skipif(not importlib.util.find_spec("cv2"), reason="Op
 
 @pytest.fixture(autouse=True)
 def signals_as_they_were() -> Iterator[None]:
-    before = signal.getsignal(signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 # ---------------------------------------------------------------- a prepared directory

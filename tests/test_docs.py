@@ -376,6 +376,16 @@ def test_example_arguments_need_the_files_that_are_there() -> None:
         assert (ROOT / name).is_file(), name
 
 
+def test_check_looks_before_the_download_and_downloads_nothing(place: Place, hub: Hub) -> None:
+    real_job = the_block("bash", "hf://").replace("\\\n", "")
+    asked = hub.count(path_contains="Camera_11.mp4")
+    result = place.run(*shlex.split(real_job)[2:], "--check", "--hf-cache-dir", "empty")
+    assert result.returncode == 1, result.stdout
+    assert re.search(r"^Check: 0 ready, 0 partly there, 1 missing; videos needed: 1 \(0 at hand\)$", result.stdout, re.M)
+    assert hub.count(path_contains="Camera_11.mp4") == asked
+    assert not (place.folder / "SOT_prepared_8f").exists()
+
+
 # ---------------------------------------------------------------- many jobs
 
 

@@ -310,7 +310,7 @@ def stand_in(tmp_path: Path) -> Iterator[Callable[[str], StandIn]]:
 HANGS = "note $$\nexec sleep 600\n"
 HANGS_EXTRACTING = 'case "$*" in *framecrc*) exec "$REAL" "$@";; esac\n' + HANGS
 SIGNALS_ITS_PARENT = "note $$\nkill -{} $PPID\nexec sleep 600\n"
-SPEAKS_SLOWLY = ('case "$*" in *framecrc*) ;; *) for i in 1 2 3 4 5 6 7 8; do sleep 0.2; echo working >&2; done;; esac\n'
+SPEAKS_SLOWLY = ('case "$*" in *framecrc*) ;; *) for i in 1 2 3 4 5 6 7 8; do sleep 0.2; echo busy >&2; done;; esac\n'
                  'exec "$REAL" "$@"\n')
 HANGS_BEHIND_A_WRAPPER = "sleep 600 &\nnote $!\nnote $$\nwait\n"
 
@@ -336,7 +336,7 @@ def started(args: Sequence[str], **how: Any) -> Iterator["subprocess.Popen[str]"
 
 
 SETTLED_SECONDS = 0.2  # a child that has been started is waited for
-EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+EXIT_CODES: Dict[int, int] = {signal.SIGINT: 130, signal.SIGTERM: 143}
 # A terminal sends Ctrl-C to all processes of the run, a batch system SIGTERM to one of them or to all.
 WAYS_TO_END = [(signal.SIGINT, os.killpg), (signal.SIGINT, os.kill), (signal.SIGTERM, os.kill)]
 

@@ -10,7 +10,6 @@ import struct
 import subprocess
 import sys
 import tempfile
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -314,19 +313,6 @@ def play(one: Case, folder: Path) -> Run:
         if one.fault:
             made.hub.fault("Camera_01", **one.fault)
         return made.run(*one.args, prologue=SHORT_TIMEOUTS if one.fault.get("kind") == "stall" else "")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def played(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dict[str, Future[Run]]]:
-    """Most of a fault's time is waiting, so they run side by side, and while other tests run."""
-    wanted = [item.callspec.params["one"] for item in request.session.items
-              if isinstance(getattr(getattr(item, "callspec", None), "params", {}).get("one"), Case)]
-    clip()
-    with ThreadPoolExecutor(3) as pool:
-        runs = {one.name: pool.submit(play, one, tmp_path_factory.mktemp("fault")) for one in wanted}
-        yield runs
-        for run in runs.values():
-            run.cancel()
 
 
 def cases(table: List[Case]) -> Any:
@@ -659,15 +645,12 @@ def test_leaks_are_found(world: World) -> None:
     assert "a token sent to the second host" in leaks(run)
 
 
-# ---------------------------------------------------------------- every fault (they ran while the tests above did)
-
-
-Played = Dict[str, "Future[Run]"]
+# ---------------------------------------------------------------- every fault, played
 
 
 @cases(STOPS)
-def test_fault_that_stops_the_run_at_once(played: Played, one: Case) -> None:
-    run = played[one.name].result()
+def test_fault_that_stops_the_run_at_once(tmp_path: Path, one: Case) -> None:
+    run = play(one, tmp_path)
     assert run.code == 2, run.stderr
     assert len(run.errors) == 1 and re.search(one.says, run.errors[0]), run.stderr
     assert (len(run.requests), run.retry_lines, run.waited) == (1, [], [])
@@ -675,8 +658,8 @@ def test_fault_that_stops_the_run_at_once(played: Played, one: Case) -> None:
 
 
 @cases(RECOVERS)
-def test_fault_that_passes(played: Played, one: Case) -> None:
-    run = played[one.name].result()
+def test_fault_that_passes(tmp_path: Path, one: Case) -> None:
+    run = play(one, tmp_path)
     assert run.code == 0, run.stderr
     assert run.errors == [] and run.has_right_frames("Camera_01")
     assert len(run.retry_lines) in one.retries
@@ -686,8 +669,8 @@ def test_fault_that_passes(played: Played, one: Case) -> None:
 
 
 @cases(GIVES_UP)
-def test_fault_that_stays(played: Played, one: Case) -> None:
-    run = played[one.name].result()
+def test_fault_that_stays(tmp_path: Path, one: Case) -> None:
+    run = play(one, tmp_path)
     assert run.code == 1, run.stderr
     assert matches(retry_lines(one), run.retry_lines), run.stderr
     assert run.waited == list(one.waits)
@@ -698,8 +681,8 @@ def test_fault_that_stays(played: Played, one: Case) -> None:
 
 
 @cases(SKIPS)
-def test_file_that_is_not_there(played: Played, one: Case) -> None:
-    run = played[one.name].result()
+def test_file_that_is_not_there(tmp_path: Path, one: Case) -> None:
+    run = play(one, tmp_path)
     assert run.code == 1, run.stderr
     assert (run.count("hub", "Camera_01"), run.count("cdn", "Camera_01"), run.retry_lines, run.waited) == (1, 0, [], [])
     assert len(run.errors) == 1 and re.search(seq_id("Camera_01") + ".*: .*" + one.says, run.errors[0]), run.stderr

@@ -231,8 +231,20 @@ def with_index_first(clip: bytes) -> bytes:
         return after.read_bytes()
 
 
+def box_of(clip: bytes, name: str) -> clips.Box:
+    return next(box for box in clips.boxes(clip) if box.path.endswith(name))
+
+
 def index_of(clip: bytes) -> clips.Box:
-    return next(box for box in clips.boxes(clip) if box.path == "moov")
+    return box_of(clip, "moov")
+
+
+def packet_range(clip: bytes, number: int) -> Tuple[int, int]:
+    """Where a packet lies in a clip of video only, which has all of them in a row."""
+    table = box_of(clip, "/stsz")
+    sizes = struct.unpack_from(">{}I".format((table.size - 20) // 4), clip, table.start + 20)
+    start = box_of(clip, "mdat").start + 8 + sum(sizes[:number])
+    return start, start + sizes[number]
 
 
 @functools.lru_cache(maxsize=None)
@@ -470,6 +482,14 @@ def test_token_and_address_go_where_they_belong(world: World) -> None:
         r"^\w+=.*$", "", run.ffmpeg_calls, flags=re.M)
     assert run.bytes_sent() < len(long_clip()) * 0.8  # there were holes in what ffmpeg read
     assert world.kept() == []
+
+
+@pytest.mark.parametrize("first", [199, 200, 201])
+def test_frames_around_a_key_frame_are_streamed(tmp_path: Path, first: int) -> None:
+    """ffmpeg seeks to a key frame that lies some time before the wanted one, not always to the last."""
+    with long_world(tmp_path, ids=[(first, first + 2)]) as world:
+        run = world.run()
+        assert run.code == 0 and run.streamed("C") and is_right(run, world), run.stderr
 
 
 def test_leaks_are_found(world: World) -> None:
@@ -911,6 +931,11 @@ def test_a_download_instead_is_of_the_version_that_the_metadata_names(tmp_path: 
 # ---------------------------------------------------------------- answers that are not what was asked for
 
 
+def without_a_packet(clip: bytes) -> bytes:
+    start, end = packet_range(clip, LONG_IDS[0] - 7)
+    return clip[:start] + bytes(end - start) + clip[end:]
+
+
 LIES: Dict[str, Callable[[bytes], bytes]] = {
     "shifted": lambda data: data[1000:] + data[:1000],
     "zeros": lambda data: bytes(len(data)),
@@ -918,6 +943,9 @@ LIES: Dict[str, Callable[[bytes], bytes]] = {
     "tenth": lambda data: bytes(value ^ 0x55 * (place % 10 == 0) for place, value in enumerate(data)),
 }
 LIARS = ["{}_{}".format(lie, part) for lie in LIES for part in (1, 2, 3, FRAMES + 1, FRAMES + 2)]
+# The wanted frames come out of the decoder all the same, with something made up in them.
+LIES["hole"] = without_a_packet
+LIARS.append("hole_{}".format(FRAMES + 2))
 
 
 def lie_once(part: int, other: bytes, number: int) -> Optional[bytes]:

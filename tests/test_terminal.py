@@ -10,8 +10,6 @@ import shutil
 import signal
 import struct
 import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
@@ -37,9 +35,11 @@ Arg = Union[str, Path]
 
 @pytest.fixture(autouse=True)
 def process_as_it_was() -> Iterator[None]:
-    before, bars = signal.getsignal(signal.SIGTERM), os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS")
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    bars = os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS")
     yield
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     if bars is None:
         os.environ.pop("HF_HUB_DISABLE_PROGRESS_BARS", None)
 
@@ -123,8 +123,8 @@ def on_terminal(args: Sequence[Arg], env: Optional[Environment] = None, columns:
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
     env = {"TERM": "xterm", "COLUMNS": None, "LINES": None, **(env or {})}
-    process = subprocess.Popen(command(args, prologue=STARTS_FASTER + prologue), stdin=subprocess.DEVNULL, stdout=slave, stderr=slave,
-                               env=environment(env))
+    process = subprocess.Popen(command(args, prologue=STARTS_FASTER + prologue), env=environment(env),
+                               stdin=subprocess.DEVNULL, stdout=slave, stderr=slave)
     os.close(slave)
     written = b""
     try:
@@ -287,7 +287,7 @@ def test_two_bars_do_not_fight(hub_session: Session) -> None:
 @on_a_terminal
 def test_download_leaves_whole_lines(hub_session: Session) -> None:
     lines = [line for line in hub_session.screen() if line]
-    expected = [form for camera in CAMERAS for form in (r"Getting \S+{}\.mp4".format(camera), r"\S+: 100%\|.*B/s\]")]
+    expected = [form.format(camera) for camera in CAMERAS for form in (r"Getting \S+/{}\.mp4", r"{}\.mp4: 100%\|.*B/s\]")]
     assert len(lines) == len(expected) + 1 and lines[-1] == DONE
     for line, form in zip(lines, expected):
         assert re.fullmatch(form, line), line
@@ -597,7 +597,7 @@ def test_demos_command_by_hand_works_as_it_is_printed(filmed: Path, capfd: pytes
     (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("By hand: ")]
     words = shlex.split(line.split(": ", 1)[1], posix=os.name != "nt")
     assert words[:2] == ["python", "prepare_sot_dataset.py"]
-    assert program.main([word.strip('"') for word in words[2:]] + args) == 0
+    assert program.main([word.strip("\"'") for word in words[2:]] + args) == 0
     assert capfd.readouterr().out == "Done: 3 ready (3 already were), 0 failed\n"
 
 
