@@ -1130,8 +1130,7 @@ def extract_frames(ffmpeg: str, video: Video, frame_ids: Sequence[int], keep: Ca
 def frame_count(ffmpeg: str, video: Video) -> int:
     """How many frames a completely listed video shows; its last frame is decoded, for a packet may be half a frame."""
     try:
-        if not video.partial:
-            extract_frames(ffmpeg, video, [len(video.packets.pts) - 1], lambda k, png: None, lambda ids: None)
+        extract_frames(ffmpeg, video, [len(video.packets.pts) - 1], lambda k, png: None, lambda ids: None)
     except VideoEnds as error:
         return error.frame_count
     return len(video.packets.pts)
@@ -1534,7 +1533,11 @@ def prepare_sequence(directory: str, target: Target, ffmpeg: Callable[[], str], 
         statement = sequence_meta(target, target.frame_ids, video.revision, video.packets.fps, None)
         right = right_frames(directory, stored, statement)
         if video.packets.complete and target.frame_ids[-1] >= len(video.packets.pts):
-            raise SequenceError(too_short(target, frame_count(ffmpeg(), video)))
+            try:
+                count = frame_count(ffmpeg(), video)
+            except NeedsWholeVideo as error:
+                count = frame_count(ffmpeg(), get_video(str(error)))
+            raise SequenceError(too_short(target, count))
     os.makedirs(frames_dir, exist_ok=True)
     drawn = 0 in right and stored.get("init_bbox") == statement["init_bbox"]
     if {**stored, "image_size": None} != statement:
@@ -2017,8 +2020,8 @@ class VideoSource:
         video = open_video(self.ffmpeg(), stream.local, hub_file.path, stream.revision, last_listed, partial=True)
         if not video.packets.regular:
             raise NeedsWholeVideo("its frames cannot be told apart by time")
-        inside = [frame_ids for frame_ids in wanted if frame_ids[-1] < len(video.packets.pts)]
-        stream.fetch_frames(index, video.packets, inside)
+        last = len(video.packets.pts) - 1  # all that is looked at when more is wanted
+        stream.fetch_frames(index, video.packets, [ids if ids[-1] <= last else (last,) for ids in wanted])
         return video
 
 

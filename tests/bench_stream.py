@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -90,8 +90,9 @@ def take_turns(clip: Path, sequences: Sequences, line: Line, rounds: int,
     return found[0], found[1]
 
 
-def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    print("\n| " + " | ".join(header) + " |\n|" + " --- |" * len(header))
+def print_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Each row as soon as it is measured."""
+    print("\n| " + " | ".join(header) + " |\n|" + " --- |" * len(header), flush=True)
     for row in rows:
         print("| " + " | ".join(map(str, row)) + " |", flush=True)
 
@@ -105,35 +106,39 @@ def compare(clip: Path, count: int, line: Line, rounds: int) -> None:
     cases = [("1 sequence, %d frame%s" % (nframes, "s" * (nframes > 1)), one_sequence(count, nframes))
              for nframes in (1, NFRAMES, 32)]
     cases += [("%d sequences of %d frames" % (number, NFRAMES), spread_sequences(count, number)) for number in (5, 20)]
-    rows = [cells(name, *take_turns(clip, sequences, line, rounds)) for name, sequences in cases]
     print_table(["wanted of one video", "bytes, default", "bytes, --stream", "time, default", "time, --stream",
-                 "requests, default", "requests, --stream"], rows)
+                 "requests, default", "requests, --stream"],
+                (cells(name, *take_turns(clip, sequences, line, rounds)) for name, sequences in cases))
 
 
 def both_ends(clip: Path, count: int, line: Line, scratch: Path) -> None:
     """Bytes of 8 frames over 105, the index behind the pictures and before them; at several places of the video."""
-    rows = []
-    size = clip.stat().st_size / 1e6
-    for name, flags in (("last", []), ("first", ["-movflags", "faststart"])):
-        version = scratch / (name + ".mp4")
-        clips.run_ffmpeg(["-i", str(clip), "-map", "0:v:0", "-c", "copy", *flags, str(version)])
-        starts = [count // 10, count // 3 // 250 * 250 + 5, count * 2 // 3 // 250 * 250 + 240, count - 110]
-        used = [run_once(version, [[start + STRIDE * index for index in range(NFRAMES)]], line, True).megabytes
-                for start in starts]
-        # Index and frames grow with the length of the clip or its bit rate; so scale all of it.
-        rows.append([name, *["%.1f MB" % one for one in used], "%.1f MB" % (max(used) * max(1.0, TARGET_MB / size))])
-    print_table(["index", *["from frame %d" % start for start in starts], "most, scaled to %d MB" % TARGET_MB], rows)
+    starts = [count // 10, count // 3 // 250 * 250 + 5, count * 2 // 3 // 250 * 250 + 240, count - 110]
+
+    def rows() -> Iterator[List[str]]:
+        for name, flags in (("last", []), ("first", ["-movflags", "faststart"])):
+            version = scratch / (name + ".mp4")
+            clips.run_ffmpeg(["-i", str(clip), "-map", "0:v:0", "-c", "copy", *flags, str(version)])
+            used = [run_once(version, [[start + STRIDE * index for index in range(NFRAMES)]], line, True).megabytes
+                    for start in starts]
+            # Whether a clip is larger by its length or by its bit rate: no part of it grows faster than the whole.
+            scale = max(1.0, TARGET_MB * 1e6 / clip.stat().st_size)
+            yield [name, *["%.1f MB" % one for one in used], "%.1f MB" % (max(used) * scale)]
+
+    print_table(["index", *["from frame %d" % start for start in starts], "most, scaled to %d MB" % TARGET_MB], rows())
 
 
 def judge_rule(clip: Path, count: int, line: Line, rounds: int) -> None:
     """Streams whatever is wanted, to see up to which share of the video that is quicker than a download."""
-    rows = []
     size = clip.stat().st_size / 1e6
-    for number in RULE_SEQUENCES:
-        download, stream = take_turns(clip, spread_sequences(count, number), line, rounds, share=2.0)
-        rows.append([number, "%.0f %%" % (100 * stream.megabytes / size), "%.1f s" % download.seconds,
-                     "%.1f s" % stream.seconds, "%+.1f s" % (stream.seconds - download.seconds)])
-    print_table(["sequences", "share that is fetched", "download", "stream", "difference"], rows)
+
+    def rows() -> Iterator[List[Any]]:
+        for number in RULE_SEQUENCES:
+            download, stream = take_turns(clip, spread_sequences(count, number), line, rounds, share=2.0)
+            yield [number, "%.0f %%" % (100 * stream.megabytes / size), "%.1f s" % download.seconds,
+                   "%.1f s" % stream.seconds, "%+.1f s" % (stream.seconds - download.seconds)]
+
+    print_table(["sequences", "share that is fetched", "download", "stream", "difference"], rows())
 
 
 def main() -> None:
@@ -151,7 +156,7 @@ def main() -> None:
         count, line = count_frames(clip), Line(args.megabits, args.latency_ms)
         print("%.0f MB, %d frames; %g Mbit/s, %g ms per request; median of %d rounds; Python %s, %s"
               % (clip.stat().st_size / 1e6, count, line.megabits, line.latency_ms, args.rounds,
-                 sys.version.split()[0], hub_client()))
+                 sys.version.split()[0], hub_client()), flush=True)
         parts = {"table": functools.partial(compare, clip, count, line, args.rounds),
                  "bytes": functools.partial(both_ends, clip, count, line, Path(scratch)),
                  "rule": functools.partial(judge_rule, clip, count, line, args.rounds)}

@@ -329,10 +329,8 @@ def started(args: Sequence[str], **how: Any) -> Iterator["subprocess.Popen[str]"
         try:
             yield running
         finally:
-            try:
+            if running.poll() is None:  # else its number may be another process's by now
                 os.killpg(running.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
 
 
 SETTLED_SECONDS = 0.2  # a child that has been started is waited for

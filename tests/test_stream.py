@@ -345,6 +345,8 @@ def test_every_kind_gives_the_same_files_as_a_download(background: "Background",
         expected = programs.tree(runs.downloaded.output / seq_id)
         assert "sequence_meta.json" in expected and len(expected) == KIND_FRAMES + 4, runs.downloaded.stderr
         assert programs.tree(runs.streamed.output / seq_id) == expected, runs.streamed.stderr
+        if clips.KINDS[kind].indexed:
+            assert runs.streamed.shown_ids(seq_id) == runs.streamed.meta(seq_id)["frame_ids"]
     assert runs.streamed.meta(kind_seq_ids(kind)[0])["source"]["revision"]
 
 
