@@ -843,8 +843,9 @@ def on_signal(number: int, _: Any = None) -> None:
 
 def hold_signals(hold: bool) -> None:
     global held_signals
-    arrived, held_signals = held_signals or [], [] if hold else None
-    for number in arrived:
+    arrived = held_signals  # the list itself: a signal may still get into it before the next line
+    held_signals = [] if hold else None
+    for number in arrived or ():
         on_signal(number)
 
 
@@ -1435,7 +1436,7 @@ def why_not_ready(directory: str, target: Target) -> Optional[str]:
     if (rising_ids(frame_ids) or ())[:len(target.frame_ids)] != target.frame_ids:
         return "prepared with other frame ids (see --nframes and --stride)"
     revision = source.get("revision") if isinstance(source, dict) else None
-    if target.revision and revision and revision != target.revision:
+    if target.revision and revision != target.revision:
         return "prepared from another revision (see --revision)"
     expected = sequence_meta(target, frame_ids, revision, meta.get("clip_fps"), image_size)
     for key in {**expected, **meta}:
