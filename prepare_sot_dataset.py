@@ -738,7 +738,7 @@ def matches(tables: Mapping[bytes, Tuple[int, ...]], sizes: Sequence[int]) -> It
         for size in all_sizes[len(places):len(places) + samples]:
             places.append((offset, offset + size))
             offset += size
-    for at in range(len(all_sizes) - len(sizes) + 1):
+    for at in range(len(places) - len(sizes) + 1):
         if all_sizes[at] == sizes[0] and list(all_sizes[at:at + len(sizes)]) == list(sizes):
             yield places[at:at + len(sizes)]
 
@@ -2051,7 +2051,8 @@ def prepare_all(args: argparse.Namespace, targets: Sequence[Target], outcome: Ou
     frame_ids = {path: [target.frame_ids for target in group] for path, group in by_video.items()}
     videos = VideoSource(args, frame_ids, ffmpeg, reporter, folder)
     reporter.start(sum(map(len, by_video.values())))
-    threading.Thread(target=import_drawing_library, daemon=True).start()  # takes as long as a few frames
+    # Takes as long as a few frames. No daemon: a run that ends in the middle of an import may hang on its way out.
+    threading.Thread(target=import_drawing_library).start()
     for target in (target for group in by_video.values() for target in group):
         seq_id, directory = target.sequence.seq_id, os.path.join(args.output_dir, target.sequence.seq_id)
         try:
