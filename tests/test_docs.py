@@ -326,6 +326,9 @@ def check_words(words: Sequence[str]) -> None:
     if name in ("python", "py"):
         if args[0] == "-m":
             name, args = args[1], args[2:]
+        elif args[0].startswith("tests/bench_"):
+            assert (PROGRAM.parent / args[0]).is_file() and len(args) == 1 and not settings
+            return
         else:
             name, args = "script", args
     elif name == "uv":
