@@ -9,44 +9,53 @@
 #   "tqdm>=4.60",
 # ]
 # ///
-"""Turn a Single Object Tracking benchmark into a directory that VANTAGE-Bench's evaluator can read.
+"""Make of a Single Object Tracking benchmark what VANTAGE-Bench's evaluator reads.
 
-Reads the benchmark (JSON or JSON Lines), gets each camera video that it names, and writes for every
-sequence its exact frames, the first frame with the target's box drawn, a crop of the target, and metadata.
-Stop it whenever you like: the same command goes on where it was.
+Reads the benchmark (JSON or JSON Lines), gets each camera video that it names,
+and writes for every sequence its exact frames, the first frame with the
+target's box drawn, a crop of the target, and metadata. Stop it whenever you
+like: the same command goes on where it was.
 """
 from __future__ import annotations
+
+import os
+import signal
+import sys
+
+INTERRUPTED = "Interrupted. The same command goes on from here."
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+    # Ctrl-C during the imports: main() is not there yet to say this.
+    signal.signal(signal.SIGINT, lambda *_: (os.write(2, (INTERRUPTED + "\n").encode()), os._exit(130)))
 
 import argparse
 import bisect
 import collections
 import difflib
+import errno
 import functools
-import glob
 import hashlib
-import importlib.util
+import importlib
 import io
+import itertools
 import json
+import logging
 import math
-import os
 import re
 import shlex
 import shutil
-import signal
 import struct
 import subprocess
-import sys
 import tempfile
-import threading
 import time
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import (Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence,
+                    Set, TextIO, Tuple, TypeVar, Union)
 from urllib.parse import urlsplit
 
-__version__ = "1.0.0"
+__version__ = "2.0.0"
 
 # --- Constants: units in the names, consequences beside them
 
@@ -58,28 +67,33 @@ LAST_TRAIN_WAREHOUSE = 14  # Warehouse_000 to _014 lie in train/, every other sc
 CROP_MARGIN = 0.15  # of the box's width and height, on each side
 GREEN = (0, 255, 0)  # the evaluator's prompt says GREEN RECTANGLE
 LABEL_TEXT = "TARGET"
-MAX_FRAME_ID = 999_999_999  # a year of video at 30 fps; keeps every sum below well inside a float's integers
+MAX_FRAME_ID = 999_999_999  # a year of video at 30 fps; keeps every sum well inside a float's integers
 MAX_NFRAMES = 99_999
 MAX_BOX_EDGE = 1_000_000  # thousandths; nothing can draw a box that reaches thousands of images far out
+PIXELS_FROM = 1200  # thousandths; a box that reaches so far out of the image looks like one in pixels
 MAX_LISTED_ERRORS = 100
 SEEK_COST_FRAMES = 50  # what starting ffmpeg costs, in frames of decoding; measured, not critical
 MAX_FRAMES_PER_CALL = 1000  # Windows takes command lines of 32 KB
-SILENT_CHILD_SECONDS = 180.0  # an ffmpeg that says nothing for so long hangs
-RETRY_WAIT_SECONDS = (2.0, 5.0, 15.0, 40.0)  # before the first, second, ... retry of a download
-STREAM_BLOCK_BYTES = 1 << 18  # what is read at once while looking for the index
+HANGING_SECONDS = 1800.0  # no call of ffmpeg takes so long: it is stuck
+RETRY_WAIT_SECONDS = (2.0, 5.0, 15.0, 40.0)  # before the first, second, ... retry of a request to the hub
+MAX_SERVER_WAIT_SECONDS = 300.0  # a longer Retry-After is cut to this
+VIDEOS_BEFORE_STOP = 2  # videos in a row that the hub did not give in spite of all retries
 STREAM_SHARE = 0.5  # a video of which more than this share is wanted is downloaded whole
+STREAM_GAP_BYTES = 1 << 18  # parts that lie closer together are fetched as one
 STREAM_SLACK_SECONDS = 0.3  # ffmpeg seeks up to 3/23 s before the asked time (fftools/ffmpeg_demux.c)
 STREAM_SLACK_PACKETS = 64  # a decoder with many threads reads on before it shows a frame
-MAX_SERVER_WAIT_SECONDS = 300.0  # a longer Retry-After is cut to this
-OFFLINE_VIDEOS_BEFORE_STOP = 2  # videos in a row without a connection
-SECRET_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_TOKEN", "HF_TOKEN_PATH", "FFREPORT")
+FULL_DISK_BYTES = 1 << 20  # with less than this left, a picture that is not whole is the disk's fault
+XET_PATIENCE = {  # of hf_xet, else silent for half an hour when its server stalls; what a user sets stays
+    "HF_XET_CLIENT_CONNECT_TIMEOUT": "10s", "HF_XET_CLIENT_READ_TIMEOUT": "30s",
+    "HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "2"}
+NOT_FOR_FFMPEG = re.compile("HF_|HUGGING|FFREPORT|AV_LOG_")  # secrets, and what changes its words
+COMMIT_FORM = re.compile("[0-9a-f]{40}")
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
-TEMPORARY_PREFIX = ".tmp-"
-META_NAME = "sequence_meta.json"
-UNFINISHED_NAME = ".unfinished.json"  # what the images of a sequence that has no metadata yet are meant to be
+META_NAME, GT_NAME, SHEET_NAME = "sequence_meta.json", "gt.json", "contact_sheet.jpg"
 MANIFEST_NAME = "gt_requests.json"
-DEMO_FOLDER, DEMO_BENCHMARK = "demo_source", "demo_benchmark.jsonl"
+STAGING_PREFIX = ".preparing-"
+DEMO_OUTPUT, DEMO_FOLDER, DEMO_BENCHMARK = "SOT_demo", "demo_source", "demo_benchmark.jsonl"
 
 
 # --- Errors
@@ -88,39 +102,79 @@ class StopRun(Exception):
     """Nothing more can be done in this run: bad input, no ffmpeg, no access, disk full. Exit code 2."""
 
 
-class BenchmarkError(StopRun):
-    def __init__(self, problems: List[str]):
-        more = len(problems) - MAX_LISTED_ERRORS
-        listed = problems[:MAX_LISTED_ERRORS] + (["... and %d more" % more] if more > 0 else [])
-        super().__init__("\n".join(listed))
-
-
 class SequenceError(Exception):
     """This sequence cannot be prepared; the others can."""
-
-
-class VideoEnds(Exception):
-    """The video showed fewer frames than its list of packets promised."""
-
-    def __init__(self, frame_count: int):
-        super().__init__("%d frames" % frame_count)
-        self.frame_count = frame_count
-
-
-class NeedsWholeVideo(Exception):
-    """Streaming part of the video will not do, for the reason given."""
 
 
 class VideoError(SequenceError):
     """No sequence of this video can be prepared."""
 
-    def __init__(self, message: str, no_connection: bool = False):
-        super().__init__(message)
-        self.no_connection = no_connection
+
+class HubError(VideoError):
+    """The hub did not give it, in spite of all retries."""
+
+
+class NeedsWholeVideo(SequenceError):
+    """Streaming part of the video will not do, for the reason given."""
 
 
 class Terminated(BaseException):
     """SIGTERM arrived; a BaseException, so that nothing mistakes it for a failure of its own."""
+
+
+# --- What a person sees, and the libraries that may be there
+
+LOG = logging.getLogger("prepare_sot_dataset")
+
+
+class Screen(logging.Handler):
+    """Standard error: lines above the progress bars."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sign = "" if record.levelno == logging.INFO else record.levelname + ": "
+        write_line(sign + record.getMessage(), sys.stderr)
+
+
+def write_line(text: str, stream: TextIO, end: str = "\n") -> None:
+    """Write a line; when nobody can read it (a closed pipe, a full disk), the work goes on without.
+
+    What could steer a terminal is escaped: control and bidirectional characters, lone surrogates.
+    """
+    safe = "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode()
+                   for c in text)
+    bars = getattr(sys.modules.get("tqdm"), "tqdm", None)
+    try:
+        with bars.external_write_mode(file=stream) if bars else nullcontext():
+            print(safe, file=stream, end=end, flush=True)
+    except (OSError, ValueError):
+        with suppress(OSError, ValueError):  # else the interpreter tries to write it once more on its way out
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def shown(value: Any) -> str:
+    """A short form of a value of the input, for messages; nothing nested: that may hold ground truth."""
+    kinds = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+    kind = kinds.get(type(value), "a number")
+    if isinstance(value, dict) or isinstance(value, list) and any(isinstance(v, (dict, list)) for v in value):
+        return kind
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return kind
+    return text if len(text) <= 100 else text[:97] + "..."
+
+
+def on_terminal() -> bool:
+    return LOG.level <= logging.INFO and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
+@functools.lru_cache(maxsize=None)
+def library(name: str) -> Any:
+    """A library that is there and works, else None. What a broken one raises on import is anybody's guess."""
+    try:
+        return importlib.import_module(name)
+    except Exception:
+        return None
 
 
 # --- The sequence: all that the rest of the program knows of a record. It has no room for ground truth.
@@ -130,7 +184,7 @@ Box = Tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class SotSequence:
-    """One target in one video. Boxes are (x1, y1, x2, y2) in thousandths of the image; frame ids count from 0."""
+    """One target in one video. Boxes are x1, y1, x2, y2 in thousandths of the image; frame ids from 0."""
     seq_id: str
     scene: str
     camera: str
@@ -145,157 +199,11 @@ class SotSequence:
 
 # --- Benchmark -> sequences
 
-SEQ_ID_FORM = re.compile(r"(?P<scene>.+?)__(?P<camera>.+?)__(?P<init_frame_id>\d{1,9})__obj(?P<object_id>.+)", re.ASCII)
+SEQ_ID_FORM = re.compile(r"(?P<scene>.+?)__(?P<camera>.+?)__(?P<init_frame_id>\d{1,9})__obj(?P<object_id>.+)",
+                         re.ASCII)
 FILE_NAME_FORM = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
 WINDOWS_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 TAKEN_NAMES = (MANIFEST_NAME, DEMO_FOLDER)
-
-
-def read_benchmark(data: bytes, name: str) -> List[SotSequence]:
-    """The sequences of a benchmark file, in its order, equal ones once.
-
-    :raises BenchmarkError: with every problem of the file, each with its line or array index.
-    """
-    problems: List[str] = []
-    sequences: Dict[str, Tuple[str, SotSequence]] = {}
-    for where, record in benchmark_records(data):
-        if not isinstance(record, dict):
-            wrong = record.args[0] if isinstance(record, ValueError) else "expected a JSON object, got " + shown(record)
-            problems.append("%s, %s: %s" % (name, where, wrong))
-            continue
-        fields = record_fields(record)
-        sequence, wrongs = parse_record(fields)
-        if sequence is not None:
-            # Names that differ in letter case only would share a folder on Windows and macOS.
-            first_where, first = sequences.setdefault(sequence.seq_id.lower(), (where, sequence))
-            if first != sequence:
-                wrongs.append("differs from the record with the same seq_id (%s); give one of them another seq_id"
-                              % first_where)
-        if wrongs:
-            place = "%s, %s" % (name, where) + (", seq_id " + shown(fields["seq_id"]) if "seq_id" in fields else "")
-            problems += ["%s: %s" % (place, wrong) for wrong in wrongs]
-    if not sequences and not problems:
-        problems.append("%s: holds no records; expected JSON or JSON Lines" % name)
-    if problems:
-        raise BenchmarkError(problems)
-    return [sequence for _, sequence in sequences.values()]
-
-
-def benchmark_records(data: bytes) -> Iterator[Tuple[str, Any]]:
-    """(place, record) for each record of a JSON array, a single object, or JSON Lines; a ValueError for a broken one."""
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        yield "byte %d" % error.start, ValueError("is not UTF-8 text; save the benchmark as UTF-8")
-        return
-    lines = text.split("\n")
-    first = next((line for line in lines if line.strip()), "")
-    parsed_first = parse_json(first)
-    if not isinstance(parsed_first, dict):
-        whole = parsed_first if len(first) == len(text) else parse_json(text)
-        if isinstance(whole, list):
-            yield from (("item %d of the array" % index, record) for index, record in enumerate(whole))
-            return
-        if isinstance(whole, dict):
-            yield "line 1", whole
-            return
-        if first.lstrip()[:1] != "{" or first.strip() == "{":
-            if text.strip():
-                yield "line 1", whole
-            return
-    del text
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            yield "line %d" % number, parse_json(line)
-
-
-def parse_json(text: str) -> Any:
-    """The JSON value, or a ValueError (returned, not raised) that says what is wrong but quotes nothing."""
-    try:
-        return JSON_DECODER.decode(text)
-    except json.JSONDecodeError as error:
-        return ValueError("is not valid JSON (%s at line %d, column %d)" % (error.msg, error.lineno, error.colno))
-    except RecursionError:
-        return ValueError("is not a benchmark record: its JSON is nested too deeply")
-    except RepeatedKey as error:
-        return ValueError("field %s occurs twice in one object" % shown(error.args[0]))
-    except ValueError:
-        return ValueError("is not valid JSON (a number has too many digits)")
-
-
-class RepeatedKey(ValueError):
-    pass
-
-
-def without_repeated_keys(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        raise RepeatedKey(next(key for key, count in collections.Counter(key for key, _ in pairs).items() if count > 1))
-    return fields
-
-
-JSON_DECODER = json.JSONDecoder(object_pairs_hook=without_repeated_keys)
-
-
-def record_fields(record: Mapping[str, Any]) -> Dict[str, Any]:
-    """The fields of a record of any flavour that are not null, under the names of the standard one."""
-    metadata = record.get("metadata")
-    fields: Dict[str, Any] = {}
-    for source in (metadata if isinstance(metadata, dict) else {}, record):
-        fields.update((name, value) for name, value in source.items() if value is not None)
-    for name, alias in (("seq_id", "id"), ("canonical_frame_ids", "source_frame_ids")):
-        if alias in fields:
-            fields.setdefault(name, fields[alias])
-    return fields
-
-
-def parse_record(fields: Mapping[str, Any]) -> Tuple[Optional[SotSequence], List[str]]:
-    """The fields of a record -> (sequence, []) or (None, what is wrong with it)."""
-    form = SEQ_ID_FORM.fullmatch(fields["seq_id"]) if isinstance(fields.get("seq_id"), str) else None
-    wrong: List[str] = []
-
-    def take(name: str, parse: Callable[[Any], Any], expected: str, otherwise: Callable[[], Any] = lambda: None) -> Any:
-        value = fields.get(name)
-        if value is None:
-            value = form.group(name) if form and name in form.groupdict() else otherwise()
-            if name == "init_frame_id" and isinstance(value, str):
-                value = int(value)
-        parsed = None if value is None else parse(value)
-        if parsed is None and (value is not None or name in REQUIRED_FIELDS):
-            wrong.append("field %s: expected %s, got %s" % (name, expected, "nothing" if value is None else shown(value)))
-        return parsed
-
-    whole = "a whole number from 0 to %d" % MAX_FRAME_ID
-    truth = ground_truth(fields)
-    scene = take("scene", file_name, NAME_EXPECTED)
-    camera = take("camera", file_name, NAME_EXPECTED)
-    object_id = take("object_id", object_name, "a number or a text", lambda: "unknown")
-    object_type = take("object_type", lambda v: v if isinstance(v, str) and v else None, "a text", lambda: "object")
-    ids = take("canonical_frame_ids", rising_ids, "rising whole numbers from 0 to %d" % MAX_FRAME_ID) or ()
-    init_frame_id = take("init_frame_id", frame_id, whole, lambda: ids[0] if ids else
-                         min((int(key) for key in truth if re.fullmatch("[0-9]{1,9}", key)), default=None))
-    init_bbox = take("init_bbox", box, BOX_EXPECTED, lambda: init_box_of(truth, init_frame_id))
-    clip_end_frame = take("clip_end_frame", frame_id, whole)
-    clip_fps = take("clip_fps", positive_number, "a positive number")
-    if wrong and "seq_id" not in fields and "object_id" in fields:
-        return None, wrong  # what the seq_id would be made of
-    seq_id = take("seq_id", file_name, NAME_EXPECTED, lambda: "%s__%s__%s__obj%s" % (
-        scene, camera, init_frame_id, object_id) if "object_id" in fields else None)
-    if seq_id is not None and seq_id.lower() in TAKEN_NAMES:
-        wrong.append("field seq_id: the program uses the name %s itself; choose another" % shown(seq_id))
-    if ids and init_frame_id is not None and ids[0] != init_frame_id:
-        wrong.append("field canonical_frame_ids: starts at %d, but init_frame_id is %d; the initial box belongs to the "
-                     "first frame, so they must be the same" % (ids[0], init_frame_id))
-    if wrong:
-        return None, wrong
-    return SotSequence(seq_id, scene, camera, object_id, object_type, init_frame_id, init_bbox, ids,
-                       clip_end_frame, clip_fps), []
-
-
-REQUIRED_FIELDS = ("seq_id", "scene", "camera", "init_frame_id", "init_bbox")
-NAME_EXPECTED = ("a name of at most 200 letters, digits, '.', '_' and '-' that can name a file (no leading or closing dot, "
-                 "no name that Windows reserves)")
-BOX_EXPECTED = "[x1, y1, x2, y2] in thousandths, finite, x1 < x2, y1 < y2, touching the image"
 
 
 def file_name(value: Any) -> Optional[str]:
@@ -304,24 +212,29 @@ def file_name(value: Any) -> Optional[str]:
 
 
 def object_name(value: Any) -> Optional[str]:
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
+    value = whole(value)
     text = str(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else ""
     return text if text and text not in ("nan", "inf", "-inf") and len(text) <= 200 else None
 
 
+def whole(value: Any) -> Any:
+    """A whole number that was written as a float as what it is; anything else as it came."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def frame_id(value: Any) -> Optional[int]:
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_FRAME_ID else None
+    value = whole(value)
+    good = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_FRAME_ID
+    return value if good else None
 
 
 def rising_ids(value: Any) -> Optional[Tuple[int, ...]]:
-    if not isinstance(value, list) or any(frame_id(item) is None for item in value):
-        return None
-    return tuple(value) if all(a < b for a, b in zip(value, value[1:])) else None
+    ids = [frame_id(item) for item in value] if isinstance(value, list) else [None]
+    known = tuple(k for k in ids if k is not None)
+    return known if len(known) == len(ids) and all(a < b for a, b in zip(known, known[1:])) else None
 
 
 def number(value: Any) -> Optional[float]:
-    """The value as a finite float, or None."""
     try:
         good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
         return float(value) if good else None
@@ -329,47 +242,219 @@ def number(value: Any) -> Optional[float]:
         return None
 
 
-def positive_number(value: Any) -> Optional[float]:
-    parsed = number(value)
-    return value if parsed is not None and parsed > 0 else None
+def edges_of(value: Any) -> List[float]:
+    """Four finite numbers, else nothing."""
+    edges = [number(edge) for edge in value] if isinstance(value, list) and len(value) == 4 else []
+    return [edge for edge in edges if edge is not None] if None not in edges else []
 
 
 def box(value: Any) -> Optional[Box]:
-    edges = [number(edge) for edge in value] if isinstance(value, list) and len(value) == 4 else [None]
-    if None in edges or max(map(abs, edges)) > MAX_BOX_EDGE:
+    edges = edges_of(value)
+    if not edges or max(map(abs, edges)) > MAX_BOX_EDGE:
         return None
     x1, y1, x2, y2 = edges
     return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 and x2 > 0 and y2 > 0 and x1 < 1000 and y1 < 1000 else None
 
 
+class Field(NamedTuple):
+    parse: Callable[[Any], Any]  # None for a wrong value
+    expected: str
+    default: Any = None  # for what is left out
+
+
+REQUIRED = object()
+A_NAME = ("a name of at most 200 letters, digits, '.', '_' and '-' that can name a file (no leading or "
+          "closing dot, no name that Windows reserves)")
+A_FRAME_ID = "a whole number from 0 to %d" % MAX_FRAME_ID
+FIELDS = {
+    "seq_id": Field(
+        file_name, A_NAME + ", like {scene}__{camera}__{init_frame_id}__obj{object_id}", REQUIRED),
+    "scene": Field(file_name, A_NAME, REQUIRED),
+    "camera": Field(file_name, A_NAME, REQUIRED),
+    "object_id": Field(object_name, "a number or a text", "unknown"),
+    "object_type": Field(lambda text: text if isinstance(text, str) and text else None, "a text", "object"),
+    "init_frame_id": Field(frame_id, A_FRAME_ID, REQUIRED),
+    "init_bbox": Field(box, "[x1, y1, x2, y2] in thousandths, finite, x1 < x2, y1 < y2, touching the image",
+                       REQUIRED),
+    "canonical_frame_ids": Field(rising_ids, "rising whole numbers from 0 to %d" % MAX_FRAME_ID),
+    "clip_end_frame": Field(frame_id, A_FRAME_ID),
+    "clip_fps": Field(lambda value: value if (number(value) or 0) > 0 else None, "a positive number"),
+}
+
+
+Problem = NamedTuple("Problem", [("seq_id", Any), ("text", str)])  # of a record; seq_id as written, or None
+
+
+def read_benchmark(data: bytes, name: str) -> Tuple[List[SotSequence], List[Problem]]:
+    """The sequences of a benchmark file in order, equal ones once; and what is wrong: (seq_id, sentence)."""
+    problems: List[Problem] = []
+    found: Dict[str, Tuple[str, SotSequence]] = {}
+    for where, record in benchmark_records(data):
+        if not isinstance(record, dict):
+            said = isinstance(record, ValueError)
+            wrong = record.args[0] if said else "expected an object, got " + shown(record)
+            problems.append(Problem(None, "%s, %s: %s" % (name, where, wrong)))
+            continue
+        fields = completed(record)
+        wrongs = wrong_fields(fields)
+        if not wrongs:
+            values = {key: field.parse(fields[key]) for key, field in FIELDS.items() if key in fields}
+            # Names that differ in letter case only would share a folder on Windows and macOS.
+            first_where, first = found.setdefault(values["seq_id"].lower(), (where, SotSequence(**values)))
+            if first != SotSequence(**values):
+                wrongs = ["differs from the record with the same seq_id (%s); give one of them another seq_id"
+                          % first_where]
+        seq_id = fields.get("seq_id")
+        place = "%s, %s" % (name, where) + ("" if seq_id is None else ", seq_id " + shown(seq_id))
+        problems += [Problem(seq_id, "%s: %s" % (place, wrong)) for wrong in wrongs]
+    if not found and not problems:
+        problems = [Problem(None, "%s: holds no records; expected JSON or JSON Lines" % name)]
+    return [sequence for _, sequence in found.values()], problems
+
+
+def benchmark_records(data: bytes) -> Iterator[Tuple[str, Any]]:
+    """(place, record) of a JSON array, an object, or JSON Lines; a ValueError in place of a broken record."""
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        yield "byte %d" % error.start, ValueError("is not UTF-8 text; save the benchmark as UTF-8")
+        return
+    start, place = text.lstrip()[:1], "line %d" % (1 + text[:len(text) - len(text.lstrip())].count("\n"))
+    content: Any = parsed_json(text) if start in ("{", "[") else None
+    if isinstance(content, list):
+        yield from (("item %d of the array" % index, record) for index, record in enumerate(content))
+    elif isinstance(content, dict):
+        keys = [key for key, value in content.items() if isinstance(value, list) and value
+                and all(isinstance(item, dict) for item in value)]
+        alone = keys and not {"id", "seq_id", "scene", "gt_bboxes", "metadata"} & set(content)
+        yield place, ValueError("is an object that holds a list under %s; expected the list itself"
+                                   % shown(keys[0])) if alone else content
+    elif content is None and start:
+        kind = "HTML: was a web page saved?" if start == "<" else "no JSON: it starts with %s" % shown(start)
+        yield place, ValueError("is %s; expected a JSON array, one object, or JSON Lines" % kind)
+    elif start == "[" or text.split("\n", 1)[0].strip() == "{" or start and "\n" not in text.strip():
+        yield "line %d" % content.args[1], content
+    else:
+        yield from (("line %d" % at, parsed_json(line)) for at, line in enumerate(text.split("\n"), 1)
+                    if line.strip())
+
+
+def parsed_json(text: str) -> Any:
+    """The JSON value, or a ValueError (returned, not raised) that says what is wrong and in which line."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        return ValueError("is not valid JSON (%s, column %d)" % (error.msg, error.colno), error.lineno)
+    except RecursionError:
+        return ValueError("is not a benchmark record: its JSON is nested too deeply", 1)
+    except ValueError:
+        return ValueError("is not valid JSON (a number has too many digits)", 1)
+
+
+def completed(record: Mapping[str, Any]) -> Dict[str, Any]:
+    """The fields of a record of any flavour, by their standard names, missing ones derived; unchecked."""
+    inner = record.get("metadata")
+    fields = {name: value for source in (inner if isinstance(inner, dict) else {}, record)
+              for name, value in source.items() if value is not None}
+    truth = ground_truth(fields)
+
+    def fill(name: str, value: Any) -> None:
+        if value is not None:
+            fields.setdefault(name, value)
+
+    fill("seq_id", fields.get("id"))
+    seq_id = whole(fields.get("seq_id"))
+    if isinstance(seq_id, (int, str)) and not isinstance(seq_id, bool):  # a number, or written like a label
+        fields["seq_id"] = str(seq_id).replace("/", "__")
+    form = SEQ_ID_FORM.fullmatch(str(fields.get("seq_id")))
+    for name, text in form.groupdict().items() if form else ():
+        fill(name, int(text) if name == "init_frame_id" else text)
+    fill("canonical_frame_ids", fields.get("source_frame_ids"))
+    truth_ids = sorted(int(key) for key in truth if re.fullmatch("[0-9]{1,9}", key))
+    ids = rising_ids(fields.get("canonical_frame_ids")) or tuple(truth_ids)
+    fill("init_frame_id", ids[0] if ids else None)
+    init_frame_id = frame_id(fields.get("init_frame_id"))
+    if init_frame_id in truth_ids:
+        fill("canonical_frame_ids", truth_ids[truth_ids.index(init_frame_id):])
+    init_bbox = truth.get(str(init_frame_id))
+    fill("init_bbox", init_bbox if box(init_bbox) else None)  # a bad one is not even quoted in a message
+    fill("seq_id", made_seq_id(fields))
+    for name, field in FIELDS.items():
+        fill(name, None if field.default is REQUIRED else field.default)
+    return fields
+
+
+def made_seq_id(fields: Mapping[str, Any]) -> Optional[str]:
+    parts = [whole(fields.get(name)) for name in ("scene", "camera", "init_frame_id", "object_id")]
+    return None if None in parts else "%s__%s__%s__obj%s" % tuple(parts)
+
+
 def ground_truth(fields: Mapping[str, Any]) -> Dict[str, Any]:
-    """Frame id (as text) -> box, from `gt_bboxes` or the assistant's turn: only for what a record leaves out."""
+    """Frame id (as text) -> box, of `gt_bboxes` or the assistant's turn: for what a record leaves out."""
     if isinstance(fields.get("gt_bboxes"), dict):
-        return fields["gt_bboxes"]
+        return dict(fields["gt_bboxes"])
     turns = fields.get("conversations")
     for turn in turns if isinstance(turns, list) else []:
         if isinstance(turn, dict) and turn.get("role", turn.get("from")) in ("assistant", "gpt"):
             said = turn.get("content", turn.get("value"))
-            parsed = parse_json(said) if isinstance(said, str) else said
+            parsed = parsed_json(said) if isinstance(said, str) else said
             if isinstance(parsed, dict):
                 return parsed
     return {}
 
 
-def init_box_of(truth: Mapping[str, Any], init_frame_id: Optional[int]) -> Any:
-    found = truth.get(str(init_frame_id))
-    return found if box(found) else None  # a bad one is not even quoted in a message
+def wrong_fields(fields: Mapping[str, Any]) -> List[str]:
+    """What is wrong with the completed fields of a record."""
+    wrongs = []
+    for name, field in FIELDS.items():
+        value = fields.get(name)
+        if value is None and field.default is REQUIRED:
+            wrongs.append("field %s: missing; expected %s" % (name, field.expected))
+        elif value is not None and field.parse(value) is None:
+            hint = box_hint(edges_of(value)) if name == "init_bbox" else ""
+            wrongs.append("field %s: expected %s, got %s%s" % (name, field.expected, shown(value), hint))
+    if str(fields.get("seq_id")).lower() in TAKEN_NAMES:
+        wrongs.append("field seq_id: the program uses the name %s itself; choose another"
+                      % shown(fields["seq_id"]))
+    ids, init_frame_id = rising_ids(fields.get("canonical_frame_ids")), frame_id(fields.get("init_frame_id"))
+    if ids and init_frame_id is not None and ids[0] != init_frame_id:
+        wrongs.append("field canonical_frame_ids: starts at %d, but init_frame_id is %d; the initial box "
+                      "belongs to the first frame, so they must be the same" % (ids[0], init_frame_id))
+    seq_id = fields.get("seq_id")
+    made = seq_id is not None and seq_id == made_seq_id(fields) and file_name(seq_id) is None
+    return wrongs[1:] if made and len(wrongs) > 1 else wrongs  # the parts that it is made of are told
 
 
-def json_type(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
-    return names.get(type(value), "a number")
+def box_hint(edges: Sequence[float]) -> str:
+    if not edges or min(edges) < 0:
+        return ""
+    x1, y1, x2, y2 = edges
+    return ("; these look like pixels" if x1 >= 1000 or y1 >= 1000 else
+            "; is it x, y, width, height?" if min(x2, y2) > 0 and (x1 >= x2 or y1 >= y2) else "")
+
+
+def doubts(sequences: Sequence[SotSequence]) -> List[str]:
+    """What is allowed but cannot be meant: a sentence for each kind, with the count and the first seq_id."""
+    found: Dict[str, List[str]] = collections.defaultdict(list)
+    for sequence in sequences:
+        x1, y1, x2, y2 = sequence.init_bbox
+        unit = ("pixels" if max(x2, y2) > PIXELS_FROM else
+                "fractions of 1" if max(x2, y2) <= 1 or min(x2 - x1, y2 - y1) < 0.5 else "")
+        if unit:
+            found["init_bbox looks like %s; expected thousandths of the image" % unit].append(sequence.seq_id)
+        form = SEQ_ID_FORM.fullmatch(sequence.seq_id)
+        said = form and (form["scene"], form["camera"], int(form["init_frame_id"]), form["object_id"])
+        if said != (sequence.scene, sequence.camera, sequence.init_frame_id, sequence.object_id):
+            found["seq_id, of which the evaluator makes its submission ids, is not the fields' "
+                  "{scene}__{camera}__{init_frame_id}__obj{object_id}"].append(sequence.seq_id)
+    all_of = len(sequences)
+    return ["%s: %d of %d, first %s" % (text, len(ids), all_of, ids[0]) for text, ids in found.items()]
 
 
 # --- Sequences -> frame ids
 
 def frame_ids_of(sequence: SotSequence, nframes: int, stride: Optional[int] = None) -> Tuple[int, ...]:
-    """The 0-based frame ids to prepare: canonical ones, else a fixed stride, else a stride that fits the clip."""
+    """The frame ids to prepare: canonical ones, else a fixed stride, else a stride that fits the clip."""
     if stride is None and len(sequence.canonical_frame_ids) >= nframes:
         return sequence.canonical_frame_ids[:nframes]
     if stride is None:
@@ -378,11 +463,6 @@ def frame_ids_of(sequence: SotSequence, nframes: int, stride: Optional[int] = No
             room = (sequence.clip_end_frame - sequence.init_frame_id) // (nframes - 1)
             stride = max(1, min(DEFAULT_STRIDE, room))
     return tuple(sequence.init_frame_id + index * stride for index in range(nframes))
-
-
-def common_stride(frame_ids: Sequence[int]) -> Optional[int]:
-    distances = {b - a for a, b in zip(frame_ids, frame_ids[1:])}
-    return distances.pop() if len(distances) == 1 else None
 
 
 def what_fits(sequence: SotSequence, nframes: int, stride: Optional[int], frame_count: int) -> List[str]:
@@ -394,7 +474,7 @@ def what_fits(sequence: SotSequence, nframes: int, stride: Optional[int], frame_
     return ["--nframes %d" % n for n in fits[:1]] + (["--stride %d" % largest] if largest >= 1 else [])
 
 
-# --- Scene and camera -> video
+# --- Scene and camera -> path of the video
 
 def split_of(scene: str) -> str:
     warehouse = re.fullmatch(r"Warehouse_(\d{3})", scene, re.ASCII)
@@ -406,143 +486,169 @@ def video_path(sequence: SotSequence, repo_subdir: str) -> str:
     return "/".join(([repo_subdir] if repo_subdir else []) + parts)
 
 
-def local_video(video_dir: Path, path: str, repo_subdir: str) -> Path:
-    """The video in a folder laid out like the repository, with or without its subdirectory.
-
-    :raises VideoError: when there is none.
-    """
-    candidates = [video_dir / path, video_dir / path[len(repo_subdir):].lstrip("/")]
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    raise VideoError("no such video in --video-dir: %s" % " or ".join(dict.fromkeys(map(str, candidates))))
+def local_video(video_dir: str, path: str, repo_subdir: str) -> Optional[Path]:
+    """The video in a folder laid out like the repository, with or without its subdirectory."""
+    candidates = [Path(video_dir, path), Path(video_dir, path[len(repo_subdir):].lstrip("/"))]
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
-class Verdict(NamedTuple):
-    """What to do about a failed download: 'retry', 'skip' this video or 'stop' the run; and why, in our own words."""
-    action: str
-    reason: str
-    wait_seconds: Optional[float] = None
-    no_connection: bool = False
-    force_download: bool = False
+T = TypeVar("T")
 
 
-LOGIN_HINT = ("get a token with read access at https://huggingface.co/settings/tokens and give it with --hf-token or in "
-              "$HF_TOKEN")
+# --- The hub: what went wrong -> what to do
+
+LOGIN_HINT = ("get a token with read access at https://huggingface.co/settings/tokens and give it with "
+              "--hf-token or in $HF_TOKEN")
+REFUSED = "access refused (403 Forbidden): open the dataset's page on huggingface.co, accept its terms, and "
+ENDPOINT_HINT = "HF_ENDPOINT is no address; expected https:// and a host"
+DISK_HINT = "the disk with the video cache is full; free some space or choose another --hf-cache-dir"
+SETTING_ERRNOS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG,
+                  errno.ELOOP}  # of a file or folder that only its owner can mend
+HUB_RULES = (  # signs (a class, a status, an errno, words in lower case), what to do, why; the first counts
+    (("ENOSPC", "EDQUOT", "no space left"), "stop", DISK_HINT),  # the last as hf_xet says it
+    (("certificate verify failed",), "stop", "the server's certificate is not trusted; behind a proxy that "
+     "looks into the traffic, name its certificates in SSL_CERT_FILE and REQUESTS_CA_BUNDLE"),
+    (("proxy",), "stop", "the proxy cannot be used; check HTTPS_PROXY, HTTP_PROXY and ALL_PROXY"),
+    (("UnsupportedProtocol", "MissingSchema", "InvalidSchema", "InvalidURL"), "stop", ENDPOINT_HINT),
+    (("EACCES", "EPERM"), "stop", "a firewall on this machine refuses the connection"),
+    (("OfflineModeIsEnabled",), "stop", "offline mode (HF_HUB_OFFLINE) is on and the file is not in the "
+     "cache under this --revision; switch it off, or use --video-dir"),
+    (("FileMetadataError",), "stop", "what answers is no Hugging Face hub (a login page?); check HF_ENDPOINT "
+     "and the network"),
+    (("xet-read-token",), "retry", "the hub gives no access to Xet"),  # says nothing about the file itself
+    (("address 403",), "retry", "the download address has expired (403)"),
+    (("GatedRepoError", "403"), "stop", REFUSED + LOGIN_HINT),
+    (("401",), "stop", "access refused (401 Unauthorized): the token is missing, wrong or expired, or the "
+     "repository does not exist; check --repo-id and " + LOGIN_HINT),
+    (("RevisionNotFoundError",), "stop", "the repository has no such revision (404); check --revision"),
+    (("RepositoryNotFoundError", "HFValidationError"), "stop", "no such repository (404); check --repo-id"),
+    (("EntryNotFoundError",), "skip",
+     "not found in the repository (404); check --repo-subdir and --revision"),
+    (("429",), "retry", "too many requests (429)"),
+    (("416", "consistency check failed"), "again", "the file arrived with the wrong length"),
+    (("5xx",), "retry", "the server answered %s"),
+    (("4xx",), "skip", "the server answered %s"),
+    (("arrived damaged",), "again", "the file arrived damaged (its checksum differs from the hub's)"),
+    (("timeout", "timed out"), "retry", "the server stopped answering (time-out)"),
+    (("refused", "client has been closed"), "retry", "no connection"),
+    (("reset",), "retry", "connection reset"),
+    (("incomplete", "readerror", "protocolerror"), "retry", "connection broken"),
+    (("LocalEntryNotFoundError", "ConnectionError", "ConnectError"), "retry", "no connection"),
+    (("RuntimeError",), "retry", "the transfer by Xet failed"),
+    (("",), "retry", "the download failed"),
+)
 
 
-def judge(error: BaseException) -> Verdict:
-    """Sort what huggingface_hub raised, 0.24 to 2.4. Quotes none of its texts: they hold addresses, even tokens.
+def judge(error: BaseException) -> Tuple[str, str, Optional[float]]:
+    """What to do about an error of huggingface_hub 0.24 to 2.4, why, and the wait asked for (seconds).
 
-    The class names are those of `huggingface_hub.utils`. LocalEntryNotFoundError is an EntryNotFoundError, yet only
-    wraps whatever the first request met, so the cause decides.
+    'stop' the run, 'skip' this video, 'retry', or fetch it 'again' from its start. Quotes no text of the
+    error: it holds addresses, even tokens. The class names are those of `huggingface_hub.utils`.
+    LocalEntryNotFoundError is an EntryNotFoundError, yet only wraps whatever the first request met, and so
+    does the ValueError of force_download=True: their causes decide.
     """
     chain: List[BaseException] = []
     following: Optional[BaseException] = error
     while following is not None and following not in chain:
         chain.append(following)
         following = following.__cause__ or following.__context__
-    names = {base.__name__ for link in chain for base in type(link).__mro__}
-    responses = [link.response for link in chain if getattr(link, "response", None) is not None]
-    status = next((response.status_code for response in responses), None)
-    forced = type(error) is ValueError and error.__cause__ is not None  # how force_download=True wraps it
-    wrapped = forced or "LocalEntryNotFoundError" in names
-    if any(isinstance(link, OSError) and link.errno in (28, 122) for link in chain):
-        return Verdict("stop", "the disk with the video cache is full; free some space or choose another --hf-cache-dir")
-    if any(isinstance(link, PermissionError) for link in chain):
-        return Verdict("stop", "no permission to write the video cache; choose another --hf-cache-dir")
-    if "OfflineModeIsEnabled" in names:
-        return Verdict("stop", "offline mode (HF_HUB_OFFLINE) is on and the file is not in the cache; switch it off, or "
-                               "use --video-dir")
-    if "GatedRepoError" in names or (status == 403 and "?" not in str(responses[0].url)):  # else a signed address
-        return Verdict("stop", "access refused (403): open the dataset's page on huggingface.co, accept its terms, and "
-                               + LOGIN_HINT)
-    if status == 401:
-        return Verdict("stop", "access refused (401): the token is missing, wrong or expired, or the repository does not "
-                               "exist; check --repo-id and " + LOGIN_HINT)
-    if "RevisionNotFoundError" in names:
-        return Verdict("stop", "the repository has no such revision (404); check --revision")
-    if "RepositoryNotFoundError" in names:
-        return Verdict("stop", "no such repository (404); check --repo-id")
-    if "HFValidationError" in names:
-        return Verdict("stop", "not a valid repository name; check --repo-id")
-    if "EntryNotFoundError" in names and not wrapped:
-        return Verdict("skip", "not found in the repository (404); check --repo-subdir and --revision")
-    if status == 429:
-        return Verdict("retry", "too many requests (429)", server_wait(responses[0].headers))
-    if status == 403:
-        return Verdict("retry", "the download address has expired (403)")
-    if status is not None and status != 416:
-        return Verdict("retry" if status >= 500 else "skip", "the server answered %d" % status)
-    if "DamagedDownload" in names:
-        return Verdict("retry", "the file arrived damaged (its checksum differs from the hub's)", force_download=True)
-    if status == 416 or any("onsistency check failed" in str(link) for link in chain):
-        return Verdict("retry", "the file arrived with the wrong length", force_download=True)
-    text = " ".join([type(link).__name__ + " " + str(link) for link in chain]).lower()
-    for word, reason in (("timeout", "the server stopped answering (time-out)"), ("timed out", "time-out"),
-                         ("refused", "no connection"), ("client has been closed", "no connection"),
-                         ("reset", "connection reset"), ("incomplete", "connection broken"),
-                         ("readerror", "connection broken"), ("protocolerror", "connection broken")):
-        if word in text:
-            return Verdict("retry", reason, no_connection=wrapped or reason == "no connection")
-    if wrapped or "ConnectionError" in names or "ConnectError" in names:
-        return Verdict("retry", "no connection", no_connection=True)
-    return Verdict("retry", "download failed (%s)" % type(error).__name__)
+    for link in chain:
+        if isinstance(link, OSError) and link.filename and link.errno in SETTING_ERRNOS:
+            remedy = "%s: %s; mend that, or choose another --hf-cache-dir" % (link.filename, link.strerror)
+            return "stop", remedy, None
+    signs = {base.__name__ for link in chain for base in type(link).__mro__}
+    signs |= {errno.errorcode.get(getattr(link, "errno", None) or 0, "no errno") for link in chain}
+    if "LocalEntryNotFoundError" in signs or (type(error) is ValueError and error.__cause__ is not None):
+        signs.discard("EntryNotFoundError")
+    responses = [getattr(link, "response", None) for link in chain]
+    response: Any = next((found for found in responses if found is not None), None)
+    status = "" if response is None else str(response.status_code)
+    if response is not None:
+        address = urlsplit(str(response.url))
+        signs |= {"address 403" if address.query and status == "403" else status, status[0] + "xx"}
+        signs |= {"xet-read-token"} if "/xet-read-token/" in address.path else set()
+    said = " ".join("%s %s" % (type(link).__name__, link) for link in chain).lower()
+    words = " ".join(word for word in said.split() if "/" not in word)  # no path, no address
+    action, reason = next((action, reason) for row, action, reason in HUB_RULES for sign in row
+                          if sign in signs or sign.islower() and sign in words or not sign)
+    return action, reason.replace("%s", status), server_wait(response.headers) if status == "429" else None
 
 
 def server_wait(headers: Mapping[str, str]) -> Optional[float]:
     """Seconds that a 429 asks for: `Retry-After: 7` or `RateLimit: "api";r=0;t=7`."""
     after = re.fullmatch(r"\s*(\d+)\s*", headers.get("Retry-After") or "")
-    limit = re.search(r"\bt=(\d+)", headers.get("RateLimit") or "")
-    found = after or limit
+    found = after or re.search(r"\bt=(\d+)", headers.get("RateLimit") or "")
     return min(float(found.group(1)), MAX_SERVER_WAIT_SECONDS) if found else None
 
 
-class DamagedDownload(Exception):
-    pass
+def hub_client(what: str) -> Any:
+    """The hub's client, set up for one request: impatient with Xet, silent, its bars named; or StopRun."""
+    variables = sorted(name for name in os.environ if name.startswith("HF_"))
+    os.environ["HF_HUB_ENABLE_HF_TRANSFER"] = "0"  # a second way to fetch, without retries
+    if not on_terminal():
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    for name, value in XET_PATIENCE.items():
+        os.environ.setdefault(name, value)
+    try:
+        import huggingface_hub.constants
+        import huggingface_hub.file_download
+        import huggingface_hub.utils
+    except Exception as error:  # missing, broken, or a variable has a value that it cannot take
+        raise StopRun("huggingface_hub cannot be used (%s: %s): pip install -r requirements.txt, or check %s, or "
+                      "take the videos from a folder with --video-dir"
+                      % (type(error).__name__, error, ", ".join(variables) or "its files")) from None
+    client: Any = huggingface_hub
+    constants, file_download, utils = client.constants, client.file_download, client.utils
+    # Its log, its warnings and its bars quote signed addresses.
+    utils.logging.set_verbosity_error()
+    for name in {"http_get", "xet_get"} & set(vars(file_download)):
+        fetch = getattr(file_download, name)
+        fetch = fetch.args[0] if isinstance(fetch, functools.partial) else fetch
+        setattr(file_download, name, functools.partial(fetch_named, fetch, what.rsplit("/", 1)[-1]))
+    if hasattr(getattr(utils, "_xet", None), "get_xet_session"):
+        utils.get_session().timeout = constants.HF_HUB_ETAG_TIMEOUT  # else none, even for Xet's token
+    else:
+        constants.HF_HUB_DISABLE_XET = True  # an older client notices SIGTERM only when the file is complete
+    return client
 
 
-def ask_hub(what: str, request: Callable[[bool], Any], say: Callable[[str], None]) -> Any:
+def fetch_named(fetch: Callable[..., Any], name: str, *args: Any, **options: Any) -> Any:
+    return fetch(*args, **{**options, "displayed_filename": name})
+
+
+def ask_hub(what: str, request: Callable[[bool], T]) -> T:
     """Do a request of the hub's client, with retries: the only function that lets the network be used.
 
     `request` is called with True when what the cache holds must not be used again.
 
-    :raises StopRun: no access, no such repository or revision, offline, disk full.
+    :raises StopRun: no access, no such repository or revision, offline, disk full, an impossible setting.
     :raises VideoError: no such file, or still failing after all retries.
     """
-    os.environ["HF_HUB_ENABLE_HF_TRANSFER"] = "0"  # a second way to fetch, without retries
-    try:
-        from huggingface_hub import constants, file_download, utils
-    except ImportError as error:
-        raise StopRun("huggingface_hub cannot be imported (%s): pip install -r requirements.txt, or take the videos from "
-                      "a folder with --video-dir" % error) from None
-    # Its log, its warnings and its bars quote signed addresses.
-    utils.logging.set_verbosity_error()
-    file_download.http_get = functools.partial(file_download.http_get, displayed_filename=what.rsplit("/", 1)[-1])
-    force = False
-    for retry in range(len(RETRY_WAIT_SECONDS) + 1):
+    again, retry = False, 0
+    while True:
         try:
-            return request(force)
-        except NeedsWholeVideo:
+            client = hub_client(what)
+            return request(again)
+        except (NeedsWholeVideo, StopRun):
             raise
         except Exception as error:  # the HTTP library behind the hub's client differs from version to version
-            verdict = judge(error)
-        if verdict.action == "stop":
-            raise StopRun("%s: %s" % (what, verdict.reason))
-        if verdict.action == "skip" or retry == len(RETRY_WAIT_SECONDS):
-            tries = " (after %d retries)" % retry if retry else ""
-            raise VideoError("%s: %s%s" % (what, verdict.reason, tries), verdict.no_connection)
-        wait = RETRY_WAIT_SECONDS[retry] if verdict.wait_seconds is None else verdict.wait_seconds
-        say("%s: %s, retry %d/%d in %g s"
-            % (what.rsplit("/", 1)[-1], verdict.reason, retry + 1, len(RETRY_WAIT_SECONDS), wait))
+            action, reason, asked = judge(error)
+        if action == "stop":
+            raise StopRun("%s: %s" % (what, reason))
+        if action == "skip":
+            raise VideoError("%s: %s" % (what, reason))
+        if retry == len(RETRY_WAIT_SECONDS):
+            raise HubError("%s: %s (after %d retries)" % (what, reason, retry))
+        wait = RETRY_WAIT_SECONDS[retry] if asked is None else asked
+        retry += 1
+        LOG.info("%s: %s, retry %d/%d in %g s", what.rsplit("/", 1)[-1], reason, retry,
+                 len(RETRY_WAIT_SECONDS), wait)
         time.sleep(wait)
-        force = force or verdict.force_download
-        constants.HF_HUB_DISABLE_XET = True  # plain HTTP is the second way to the same bytes
-    raise AssertionError("unreachable")
+        again = again or action == "again"
+        client.constants.HF_HUB_DISABLE_XET = True  # plain HTTP is the second way to the same bytes
 
 
-@dataclass(frozen=True)
-class HubFile:
+class HubFile(NamedTuple):
     """A file of a dataset on the hub, and how to get at it."""
     repo_id: str
     path: str
@@ -550,219 +656,166 @@ class HubFile:
     token: Optional[str]
     cache_dir: Optional[str]
 
-    def download(self, say: Callable[[str], None], any_will_do: bool = False) -> Path:
-        """Its copy in the local cache, whole and checked; fetched when it is not there or, unless any will do, outdated."""
-        def request(force: bool) -> Path:
-            from huggingface_hub import hf_hub_download
-            was_there = self.cached() is not None and not force
-            path = hf_hub_download(self.repo_id, self.path, repo_type="dataset", revision=self.revision,
-                                   token=self.token, cache_dir=self.cache_dir, force_download=force,
-                                   local_files_only=any_will_do and not force)
-            blob = os.path.realpath(path)
-            expected = os.path.basename(blob)  # the cache names a large file's blob by its SHA-256
-            if os.path.basename(blob) == os.path.basename(path) and not was_there:  # a cache without symbolic links, as on most Windows machines
-                expected = self.metadata().etag
-            check_download(path, expected)
-            return Path(path)
-        return ask_hub(self.path, request, say)
+    def download(self, any_will_do: bool = False) -> Path:
+        """Its copy in the cache, whole and checked; got if not there or, unless any will do, outdated."""
+        return ask_hub(self.path, lambda again: self.checked_copy(again, any_will_do))
+
+    def checked_copy(self, again: bool, any_will_do: bool) -> Path:
+        file, told = None if again else self.cached(), None
+        if file is None or not (any_will_do or COMMIT_FORM.fullmatch(self.revision)):
+            try:
+                told = self.metadata()  # asked here, since the client's first question may take six minutes
+                file = Path(library("huggingface_hub").hf_hub_download(
+                    self.repo_id, self.path, repo_type="dataset", revision=self.revision, token=self.token,
+                    cache_dir=self.cache_dir, force_download=again))
+            except Exception:
+                if file is None or told is not None:
+                    raise  # else the hub cannot be asked, and the copy at hand serves
+        check_download(str(file), told.etag if told else None)
+        return file
 
     def metadata(self) -> Any:
-        """What the hub says of it: `size`, `etag` (SHA-256 of a large file), `commit_hash`, `location` (address)."""
-        from huggingface_hub import get_hf_file_metadata
-        return get_hf_file_metadata(self.url(), token=self.token, timeout=10)
+        """What the hub says of it: `size`, `etag` (SHA-256 of a large file), `commit_hash`."""
+        hub = library("huggingface_hub")
+        timeout = hub.constants.HF_HUB_ETAG_TIMEOUT
+        return hub.get_hf_file_metadata(self.url(), token=self.token, timeout=timeout)
 
-    def url(self) -> str:
-        from huggingface_hub import hf_hub_url
-        return hf_hub_url(self.repo_id, self.path, repo_type="dataset", revision=self.revision)
+    def url(self) -> Any:
+        hub = library("huggingface_hub")
+        return hub.hf_hub_url(self.repo_id, self.path, repo_type="dataset", revision=self.revision)
+
+    def part(self, start: int, end: int) -> bytes:
+        """Its bytes from start to before end. The HTTP library leaves the token out on another host."""
+        utils = library("huggingface_hub.utils")
+        timeout = library("huggingface_hub").constants.HF_HUB_DOWNLOAD_TIMEOUT
+        headers = {**utils.build_hf_headers(token=self.token), "Range": "bytes=%d-%d" % (start, end - 1),
+                   "Accept-Encoding": "identity"}
+        response = utils.get_session().get(self.url(), headers=headers, timeout=timeout)
+        utils.hf_raise_for_status(response)
+        if response.status_code != 206:
+            raise NeedsWholeVideo("the server sends whole files only")
+        content: bytes = response.content
+        if len(content) != end - start:
+            raise ConnectionError("incomplete")
+        return content
 
     def cached(self) -> Optional[Path]:
         """Its copy in the local cache, if there is one; asks nobody."""
+        hub = library("huggingface_hub")
         try:
-            from huggingface_hub import try_to_load_from_cache
-        except ImportError:
-            return None
-        try:
-            found = try_to_load_from_cache(self.repo_id, self.path, self.cache_dir, self.revision, "dataset")
-        except ValueError:  # no repository can have such a name
+            found = hub and hub.try_to_load_from_cache(
+                self.repo_id, self.path, self.cache_dir, self.revision, "dataset")
+        except (ValueError, OSError):  # no repository can have such a name; the cache cannot be read
             return None
         return Path(found) if isinstance(found, str) else None
 
 
-class Stream:
-    """A video of which only the bytes are fetched that the wanted frames need, into a sparse file of its full length.
+def check_download(path: str, etag: Optional[str]) -> None:
+    """ConnectionError for a cached file without the hub's SHA-256, if known; it goes with all its names.
 
-    ffmpeg reads that file as any other. Its index is whole, so every frame's place is known as with a download; and
-    what the decoder could not have decoded from the bytes at hand is never taken for a frame (see proven_by_time).
+    The cache's link for a large file names a blob by its SHA-256 (the blob may be a link in turn, named by a
+    Xet hash); a cache without symbolic links, as on most Windows machines, needs what the hub told.
     """
-
-    def __init__(self, hub_file: HubFile, local: Path, say: Callable[[str], None]):
-        self.hub_file, self.local, self.say = hub_file, local, say
-        self.address: Optional[str] = None
-        first = ask_hub(hub_file.path, lambda force: self.ask(), say)
-        self.size, self.revision = first.size, first.commit_hash
-        self.hub_file = replace(hub_file, revision=self.revision)  # the branch may move on meanwhile
-        with open(local, "wb") as file:
-            file.truncate(self.size)
-
-    def ask(self) -> Any:
-        """Ask for the file's size, commit and signed address. The address is good for about an hour."""
-        found = self.hub_file.metadata()
-        if not found.size or not found.commit_hash or urlsplit(found.location).netloc == urlsplit(self.hub_file.url()).netloc:
-            raise NeedsWholeVideo("the hub gives no address that needs no token")
-        self.address = found.location
-        return found
-
-    def fetch(self, start: int, end: int) -> None:
-        """Get the bytes from start up to, not with, end."""
-        def request(force: bool) -> None:
-            address = self.address or self.ask().location
-            self.address = None  # asked again after any failure: it may have expired
-            with open(self.local, "r+b") as file:
-                file.seek(start)
-                for chunk in response_chunks(address, start, end):
-                    file.write(chunk)
-                if file.tell() != end:
-                    raise ConnectionError("incomplete read")
-            self.address = address
-        ask_hub(self.hub_file.path, request, self.say)
-
-    def fetch_index(self) -> bytes:
-        """Get the MP4 index, the `moov` box (ISO/IEC 14496-12), wherever it is."""
-        at, have, index = 0, 0, b""
-        with open(self.local, "rb", buffering=0) as file:  # a buffer would hold what was there before fetch()
-            while at + 8 <= self.size:
-                if at + 16 > have:
-                    have = min(self.size, at + STREAM_BLOCK_BYTES)
-                    self.fetch(at, have)
-                file.seek(at)
-                length, kind, long_length = struct.unpack(">I4sQ", file.read(16).ljust(16, b"\0"))
-                length = {0: self.size - at, 1: long_length}.get(length, length)
-                if kind in (b"moof", b"sidx") or length < 8:
-                    raise NeedsWholeVideo("it is fragmented, so it has no index")
-                if kind == b"moov":
-                    if at + length > have:
-                        self.fetch(have, min(self.size, at + length))
-                        have = min(self.size, at + length)
-                    file.seek(at)
-                    index = file.read(length)
-                at += length
-        return index
-
-    def fetch_frames(self, index: bytes, packets: PacketList, wanted: Iterable[Sequence[int]]) -> None:
-        """Get what ffmpeg reads for the wanted frame ids: from a key frame well before them to some packets behind.
-
-        :raises NeedsWholeVideo: when that is most of the file, or the packets cannot be found in the index.
-        """
-        places = packet_places(index, [packet.size for packet in packets.packets])
-        order = {packet.pts: at for at, packet in enumerate(packets.packets)}
-        spans = [(0, STREAM_SLACK_PACKETS)]  # ffmpeg looks at the first packets before it seeks
-        for frame_ids in wanted:
-            for group in seek_groups(frame_ids, packets.key_frame_ids):
-                latest = packets.pts[group[0]] - STREAM_SLACK_SECONDS / packets.time_base
-                before = [at for at, packet in enumerate(packets.packets) if packet.key and packet.dts <= latest]
-                spans.append((before[-1] if before else 0, order[packets.pts[group[-1]]] + STREAM_SLACK_PACKETS))
-        ranges: List[Tuple[int, int]] = []
-        for start, end in sorted((min(places[a:b + 1])[0], max(places[a:b + 1])[1]) for a, b in spans):
-            if ranges and start <= ranges[-1][1] + STREAM_BLOCK_BYTES:
-                ranges[-1] = (ranges[-1][0], max(end, ranges[-1][1]))
-            else:
-                ranges.append((start, end))
-        total = sum(end - start for start, end in ranges)
-        if total > STREAM_SHARE * self.size:
-            raise NeedsWholeVideo("the frames need %.0f of its %.0f MB" % (total / 1e6, self.size / 1e6))
-        for start, end in ranges:
-            self.fetch(start, end)
-
-
-def response_chunks(address: str, start: int, end: int) -> Iterator[bytes]:
-    """A part of a file over HTTP, without any token, by the hub client's own session (requests or httpx)."""
-    from huggingface_hub.utils import get_session
-    session, headers = get_session(), {"Range": "bytes=%d-%d" % (start, end - 1), "Accept-Encoding": "identity"}
-    if callable(getattr(session, "stream", None)):  # httpx, from huggingface_hub 1.0 on
-        opened, chunks_of = session.stream("GET", address, headers=headers, timeout=15), "iter_bytes"
-    else:
-        opened, chunks_of = session.get(address, headers=headers, timeout=15, stream=True), "iter_content"
-    with opened as response:
-        response.raise_for_status()
-        if response.status_code != 206:
-            raise NeedsWholeVideo("the server sends whole files only")
-        yield from getattr(response, chunks_of)(1 << 16)
-
-
-def boxes(data: bytes, start: int, end: int) -> Iterator[Tuple[bytes, int, int]]:
-    """(kind, start, end) of the contents of each MP4 box in a part of the data."""
-    while start + 8 <= end:
-        length, kind = struct.unpack_from(">I4s", data, start)
-        if length < 8:
-            return
-        yield kind, start + 8, min(end, start + length)
-        start += length
-
-
-def packet_places(index: bytes, sizes: Sequence[int]) -> List[Tuple[int, int]]:
-    """(start, end) in the file of each of the listed packets, found by their sizes in the index of one track.
-
-    Table layouts: ISO/IEC 14496-12, 8.7 (stsz, stsc, stco, co64).
-
-    :raises NeedsWholeVideo: when they are not found exactly once.
-    """
-    found: List[List[Tuple[int, int]]] = []
-    tables: Dict[bytes, Tuple[int, ...]] = {}
-
-    def walk(start: int, end: int) -> None:
-        for kind, inner, inner_end in boxes(index, start, end):
-            if kind in (b"moov", b"trak", b"mdia", b"minf", b"stbl"):
-                walk(inner, inner_end)
-            elif kind in (b"stsz", b"stsc", b"stco", b"co64"):
-                width = 8 if kind == b"co64" else 4
-                header = 12 if kind == b"stsz" else 8
-                count = (inner_end - inner - header) // width
-                tables[kind] = struct.unpack_from(">%d%s" % (count, "Q" if width == 8 else "I"), index, inner + header)
-            if kind == b"stbl":
-                found.extend(matches(tables, sizes))
-                tables.clear()
-
-    walk(0, len(index))
-    if len(found) != 1:
-        raise NeedsWholeVideo("its packets do not match its index")
-    return found[0]
-
-
-def matches(tables: Mapping[bytes, Tuple[int, ...]], sizes: Sequence[int]) -> Iterator[List[Tuple[int, int]]]:
-    """The places of the packets in one track, once for each way that their sizes fit it."""
-    all_sizes, chunks = tables.get(b"stsz", ()), tables.get(b"co64") or tables.get(b"stco", ())
-    runs = [tables.get(b"stsc", ())[at:at + 2] for at in range(0, len(tables.get(b"stsc", ())), 3)]
-    places: List[Tuple[int, int]] = []
-    for number, offset in enumerate(chunks, 1):
-        samples = next((count for first, count in reversed(runs) if first <= number), 0)
-        for size in all_sizes[len(places):len(places) + samples]:
-            places.append((offset, offset + size))
-            offset += size
-    for at in range(len(places) - len(sizes) + 1):
-        if all_sizes[at] == sizes[0] and list(all_sizes[at:at + len(sizes)]) == list(sizes):
-            yield places[at:at + len(sizes)]
-
-
-def check_download(path: str, expected: str) -> None:
-    """Compare a file with its SHA-256, if that is what is expected.
-
-    :raises DamagedDownload: when they differ.
-    """
+    expected = os.path.basename(os.readlink(path)) if os.path.islink(path) else etag or ""
     if not re.fullmatch("[0-9a-f]{64}", expected):
         return
     digest = hashlib.sha256()
     with open(path, "rb") as video:
         for block in iter(lambda: video.read(1 << 20), b""):
             digest.update(block)
-    if digest.hexdigest() != expected:
-        os.unlink(path)  # nothing may take it for good later
-        raise DamagedDownload(path)
+        read = os.fstat(video.fileno())
+    if digest.hexdigest() == expected:
+        return
+    if os.path.samestat(read, os.stat(path)):  # else another run has replaced it meanwhile
+        names = [path]
+        while os.path.islink(names[-1]):
+            names.append(os.path.join(os.path.dirname(names[-1]), os.readlink(names[-1])))
+        for name in names:
+            remove(name)
+    raise ConnectionError("arrived damaged")
 
 
-def commit_of(cached: Path) -> Optional[str]:
-    """The commit in a path of the hub's cache: .../snapshots/COMMIT/file."""
-    parts = cached.parts
-    return parts[parts.index("snapshots") + 1] if "snapshots" in parts[:-2] else None
+# --- Streaming: part of a video
+
+def stream_video(hub_file: HubFile, wanted: Sequence[Sequence[int]], local: Path) -> Video:
+    """Fetch only the bytes that the wanted frames need, into a sparse file of the video's full length.
+
+    It serves files with one track, whose packets lie in a row in `mdat`. What could not be decoded from the
+    bytes at hand is never taken for a frame (see proven_by_time): a wrong assumption costs a download.
+
+    :raises NeedsWholeVideo: when this cannot be done, or would not pay.
+    """
+    told = ask_hub(hub_file.path, lambda _: hub_file.metadata())
+    if not told.size or not told.commit_hash:
+        raise NeedsWholeVideo("the hub does not tell its size")
+    hub_file = hub_file._replace(revision=told.commit_hash)  # the branch may move on meanwhile
+    local.write_bytes(b"")
+    os.truncate(local, told.size)
+    index, data, data_end = fetch_index(hub_file, local, told.size)
+    video = open_video(local, hub_file.path, told.commit_hash, partial=True)
+    offsets = index.find(b"stco"), index.find(b"co64")  # (ISO/IEC 14496-12, 8.7.5): the first entry is at 12
+    first = data
+    if max(offsets) > 0:
+        first = struct.unpack_from(">I" if offsets[0] >= 0 else ">Q", index, max(offsets) + 12)[0]
+    places = list(itertools.accumulate([first] + [packet.size for packet in video.packets]))
+    if not video.regular or first < data or not 0 <= data_end - places[-1] <= 8:
+        raise NeedsWholeVideo("its packets are not the only ones in the file")
+    spans = merged((places[a], places[min(b, len(places) - 1)]) for a, b in packet_spans(video, wanted))
+    total = sum(end - start for start, end in spans)
+    if total > STREAM_SHARE * told.size:
+        raise NeedsWholeVideo("the frames need %.0f of its %.0f MB" % (total / 1e6, told.size / 1e6))
+    for start, end in spans:
+        fetch_part(hub_file, local, start, end)
+    return video
+
+
+def fetch_part(hub_file: HubFile, local: Path, start: int, end: int) -> bytes:
+    """Get some bytes of a file to their place in its local copy."""
+    part = ask_hub(hub_file.path, lambda _: hub_file.part(start, end))
+    with open(local, "r+b") as file:
+        file.seek(start)
+        file.write(part)
+    return part
+
+
+def fetch_index(hub_file: HubFile, local: Path, size: int) -> Tuple[bytes, int, int]:
+    """Get the index of an MP4 file, wherever it is: (`moov`, start of the packets' bytes, their end)."""
+    boxes: Dict[bytes, Tuple[int, int]] = {}
+    at = 0
+    while at + 8 <= size:  # the boxes at the top of the file (ISO/IEC 14496-12, 4.2)
+        head = fetch_part(hub_file, local, at, min(size, at + 16)).ljust(16, b"\0")
+        length, kind, long_length = struct.unpack(">I4sQ", head)
+        length, header = {0: (size - at, 8), 1: (long_length, 16)}.get(length, (length, 8))
+        if length < 8 or kind in (b"moof", b"sidx"):
+            break
+        boxes[kind] = (at + header, min(size, at + length))
+        at += length
+    if at + 8 <= size or not {b"moov", b"mdat"} <= set(boxes):
+        raise NeedsWholeVideo("it is no plain MP4 file")
+    return (fetch_part(hub_file, local, *boxes[b"moov"]), *boxes[b"mdat"])
+
+
+def packet_spans(video: Video, wanted: Sequence[Sequence[int]]) -> Iterator[Tuple[int, int]]:
+    """What ffmpeg reads for each row of frame ids, as (first, last + 1) in the list of packets."""
+    last = len(video.pts) - 1
+    order = {packet.pts: at for at, packet in enumerate(video.packets)}
+    yield 0, STREAM_SLACK_PACKETS  # it looks at the first packets before it seeks
+    for row in wanted:
+        for group in seek_groups(row if row[-1] <= last else (last,), video.key_frame_ids):
+            latest = video.pts[group[0]] - STREAM_SLACK_SECONDS / video.time_base
+            before = [at for at, packet in enumerate(video.packets) if packet.key and packet.dts <= latest]
+            yield (before[-1] if before else 0), order[video.pts[group[-1]]] + STREAM_SLACK_PACKETS
+
+
+def merged(spans: Iterable[Tuple[int, int]]) -> List[Tuple[int, int]]:
+    """Ranges of bytes in order, those that nearly touch as one."""
+    ranges: List[Tuple[int, int]] = []
+    for start, end in sorted(spans):
+        if ranges and start <= ranges[-1][1] + STREAM_GAP_BYTES:
+            start, before = ranges.pop()
+            end = max(end, before)
+        ranges.append((start, end))
+    return ranges
 
 
 # --- Video -> frames
@@ -775,274 +828,178 @@ class Packet(NamedTuple):
     key: bool
 
 
-@dataclass(frozen=True)
-class PacketList:
-    """The first video stream's packets in file order; frame k (from 0) of a full decode has the time pts[k]."""
-    packets: Tuple[Packet, ...]
-    pts: Tuple[int, ...]  # of the packets that are shown, rising
-    key_frame_ids: Tuple[int, ...]
-    time_base: Fraction
-    complete: bool  # up to the video's end, not only past the last frame that is wanted
-    regular: bool  # starts with a key frame, nothing is shown before it, no two frames at one time
-    size: Tuple[int, int]  # (width, height) in pixels, before any rotation
-    passthrough: Tuple[str, ...]  # this ffmpeg's way to say: neither repeat nor drop frames
-    fps: Optional[float] = None
-
-
-@dataclass(frozen=True)
-class Video:
-    name: str  # its path in the repository, for messages
-    file: Path
-    revision: Optional[str]
-    packets: PacketList
-    partial: bool = False  # the file holds only the bytes that the wanted frames need
-
-
-def find_ffmpeg() -> str:
-    """The ffmpeg program: on PATH, in well-known places, or in the imageio-ffmpeg package.
-
-    :raises StopRun: when there is none.
-    """
-    program = "ffmpeg.exe" if os.name == "nt" else "ffmpeg"
-    home = os.path.expanduser("~")
-    environment_dir = os.path.dirname(sys.executable)
-    places = ["/usr/bin", "/usr/local/bin", "/opt/homebrew/bin", "/snap/bin", environment_dir,
-              os.path.join(sys.prefix, "Library", "bin"), "/opt/conda/bin", "/opt/conda/envs/*/bin"]
-    places += [os.path.join(home, conda, bin_dir) for conda in ("miniconda3", "anaconda3", "miniforge3", "mambaforge",
-                                                               "micromamba", ".conda")
-               for bin_dir in ("bin", "envs/*/bin", "Library/bin", "envs/*/Library/bin")]
-    places += ["C:/ffmpeg/bin", "C:/Program Files/ffmpeg/bin", "C:/ProgramData/chocolatey/bin",
-               os.path.join(home, "scoop", "shims"), os.path.join(home, "AppData/Local/Microsoft/WinGet/Links")]
-    on_path = shutil.which("ffmpeg")
-    if on_path:
-        return on_path
-    for place in places:
-        for found in sorted(glob.glob(os.path.join(place, program))):
-            if os.access(found, os.X_OK):
-                return found
-    try:
-        import imageio_ffmpeg
-        return imageio_ffmpeg.get_ffmpeg_exe()
-    except (ImportError, RuntimeError):
-        raise StopRun("ffmpeg not found. Install it with: pip install imageio-ffmpeg (or: apt install ffmpeg, brew "
-                      "install ffmpeg, winget install ffmpeg)") from None
-
-
-held_signals: Optional[List[int]] = None
-
-
-def on_signal(number: int, _: Any = None) -> None:
-    """SIGINT and SIGTERM end the run, but not between the start of a child and the moment when we know it."""
-    if held_signals is not None:
-        held_signals.append(number)
-    elif number == signal.SIGINT:
-        raise KeyboardInterrupt
-    else:
-        raise Terminated
-
-
-def hold_signals(hold: bool) -> None:
-    global held_signals
-    arrived = held_signals  # the list itself: a signal may still get into it before the next line
-    held_signals = [] if hold else None
-    for number in arrived or ():
-        on_signal(number)
-
-
-def run_child(command: Sequence[str], consume: Callable[[Iterator[bytes]], Any]) -> Tuple[int, Any, List[str]]:
-    """Run a command, the only way that a child process starts: (exit code, what `consume` made of its output, its log).
-
-    `consume` gets the output in chunks; when it returns early the child is ended, and so it is by any exception.
-
-    :raises SequenceError: when the child says nothing for SILENT_CHILD_SECONDS.
-    :raises StopRun: when it cannot be started.
-    """
-    environment = {name: value for name, value in os.environ.items() if name not in SECRET_VARIABLES}
-    hold_signals(True)
-    try:
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                 env=environment, start_new_session=True)
-    except OSError as error:
-        hold_signals(False)
-        raise StopRun("%s cannot be started: %s" % (command[0], error.strerror)) from None
-    assert child.stdout and child.stderr
-    last_sign, log, ended, hung = [time.monotonic()], [], threading.Event(), threading.Event()
-
-    def chunks() -> Iterator[bytes]:
-        for chunk in iter(lambda: child.stdout.read1(1 << 18), b""):
-            last_sign[0] = time.monotonic()
-            yield chunk
-
-    def read_log() -> None:
-        for line in child.stderr:
-            last_sign[0] = time.monotonic()
-            log.append(line.decode("utf-8", "replace").rstrip())
-
-    def kill() -> None:
-        try:  # with whatever it started itself: ffmpeg may be a wrapper script
-            os.killpg(child.pid, signal.SIGKILL) if hasattr(os, "killpg") else child.kill()
-        except ProcessLookupError:
-            pass
-
-    def watch() -> None:
-        while not ended.wait(min(1.0, SILENT_CHILD_SECONDS)):
-            if time.monotonic() - last_sign[0] > SILENT_CHILD_SECONDS:
-                hung.set()
-                kill()
-                return
-
-    threads = [threading.Thread(target=work, daemon=True) for work in (read_log, watch)]
-    for thread in threads:
-        thread.start()
-    try:
-        hold_signals(False)
-        result = consume(chunks())
-        if child.stdout.read(1):  # consume had enough
-            kill()
-        code = child.wait()
-    finally:
-        if child.poll() is None:
-            kill()
-        child.wait()
-        ended.set()
-        for thread in threads:
-            thread.join()
-        child.stdout.close()
-        child.stderr.close()
-    if hung.is_set():
-        raise SequenceError("ffmpeg said nothing for %g s and was ended; is the disk or the network stuck?"
-                            % SILENT_CHILD_SECONDS)
-    return code, result, log
-
-
-def input_arguments(video: Path) -> List[str]:
-    """How ffmpeg is given a video: as that file, never as a protocol, playlist or option, whatever it is called or holds."""
-    return ["-f", "mp4", "-protocol_whitelist", "file", "-i", "file:" + os.path.abspath(video)]
-
-
-def listing_command(ffmpeg: str, video: Path, partial: bool) -> List[str]:
-    """List the packets of the first video stream that is no cover picture, without decoding, in the file's own time.
-
-    Of a partial file the index alone is believed: a parser would look for key frames in bytes that are not there.
-    """
-    no_parser = ["-fflags", "+noparse+nofillin"] if partial else []
-    return [ffmpeg, "-nostdin", "-hide_banner", "-nostats", "-loglevel", "repeat+level+info", "-copyts",
-            *no_parser, *input_arguments(video), "-map", "0:V:0", "-c", "copy", "-copyinkf", "-f", "framecrc", "-"]
-
-
-def parse_packet_list(chunks: Iterable[bytes], last_wanted: int) -> PacketList:
-    """Read `ffmpeg -f framecrc` output until frame `last_wanted` has been passed.
-
-    A packet line reads `stream, dts, pts, duration, size, crc[, F=0xNN]`: no F means a key frame, 0x1 in it too, 0x2 a
-    damaged packet, 0x4 one that an edit list hides (libavformat/framecrcenc.c, libavcodec/packet.h). Packets come in
-    the order of their dts, and none is shown before its dts, so a dts past the next frame's pts ends the search.
-    """
-    packets: List[Packet] = []
-    visible: List[Tuple[int, bool]] = []
-    time_base, size, version, regular, complete = Fraction(0), (0, 0), (0, 0), True, True
-    for line in lines_of(chunks):
-        if line.startswith("#"):
-            base = re.match(r"#tb 0: (\d+)/(\d+)", line)
-            time_base = Fraction(int(base.group(1)), int(base.group(2))) if base else time_base
-            dimensions = re.match(r"#dimensions 0: (\d+)x(\d+)", line)
-            size = (int(dimensions.group(1)), int(dimensions.group(2))) if dimensions else size
-            software = re.match(r"#software: Lavf(\d+)\.(\d+)", line)
-            version = (int(software.group(1)), int(software.group(2))) if software else version
-            continue
-        fields = line.split(",")
-        flags = next((int(part.split("x")[1], 16) for part in fields[6:] if "F=0x" in part), 1)
-        try:
-            packet = Packet(int(fields[1]), int(fields[2]), int(fields[4]), bool(flags & 1))
-        except ValueError:  # NOPTS: no time, no place
-            regular = False
-            continue
-        packets.append(packet)
-        regular = regular and not flags & 2
-        if not flags & 4:
-            visible.append((packet.pts, packet.key))
-        if len(visible) > last_wanted + 2 and len(packets) % 64 == 0:
-            if sorted(visible)[last_wanted + 1][0] < packet.dts:
-                complete = False
-                break
-    visible.sort()
-    pts = tuple(time for time, _ in visible)
-    regular = (regular and bool(pts) and packets[0].key and pts[0] >= packets[0].pts and len(set(pts)) == len(pts))
-    # -fps_mode came with ffmpeg 5.1 (libavformat 59.27), and -vsync, its name before, went with 9.
-    passthrough = ("-fps_mode", "passthrough") if version >= (59, 27) else ("-vsync", "0")
-    key_frame_ids = tuple(k for k, (_, key) in enumerate(visible) if key)
-    return PacketList(tuple(packets), pts, key_frame_ids, time_base, complete, regular, size, passthrough)
-
-
-def lines_of(chunks: Iterable[bytes]) -> Iterator[str]:
-    rest = b""
-    for chunk in chunks:
-        *lines, rest = (rest + chunk).split(b"\n")
-        yield from (line.decode("ascii", "replace") for line in lines)
-    if rest:
-        yield rest.decode("ascii", "replace")
-
-
-def open_video(ffmpeg: str, file: Path, name: str, revision: Optional[str], last_wanted: int,
-               partial: bool = False) -> Video:
-    """List a video's packets, as far as the last wanted frame id.
-
-    :raises VideoError: when ffmpeg finds no video in it, or finds it cut short.
-    """
-    code, packets, log = run_child(listing_command(ffmpeg, file, partial), lambda chunks: parse_packet_list(chunks, last_wanted))
-    words = ffmpeg_words(log, file, name)
-    if not packets.pts or (packets.complete and code != 0):
-        raise VideoError("%s cannot be decoded: %s" % (name, words or "it holds no video frames"))
-    if any("partial file" in line for line in log):
-        raise VideoError("%s is cut short (%s); get it again" % (name, words))
-    described = " ".join(log).rpartition("Output #0")[2]
-    fps = re.search(r"Video: .*?, ([\d.]+)(k?) fps", described)
-    rate = float(fps.group(1)) * (1000 if fps.group(2) else 1) if fps else None
-    return Video(name, file, revision, replace(packets, fps=rate), partial)
-
-
-def ffmpeg_words(log: Iterable[str], file: Path, name: str) -> str:
-    """What ffmpeg calls errors in its log, with the video under its own name."""
-    errors = [line for line in log if re.search(r"\[(error|fatal|panic)\]", line) and not DECODED_LINE.fullmatch(line)]
-    texts = [re.sub(r"^(\[[^\]]*\] )+", "", line).replace("file:" + os.path.abspath(file), name) for line in errors]
-    return "; ".join(list(dict.fromkeys(texts))[:3])
-
-
-DECODED_LINE = re.compile(r"(?:\[Eval @ \w+\] )?\[error\] (-?\d+)\.\d+")
-
-
-class Decoded(NamedTuple):
+class DecodedFrame(NamedTuple):
     """One frame as it came out of the decoder, whether it was wanted or not."""
-    n: int  # its number in this call, from 0
+    n: int  # its number since the start or since the last change of the pictures' format, from 0
     pts: int
     key: bool
 
 
-def read_decode_log(log: Sequence[str], is_last: Callable[[Decoded], bool]) -> Tuple[List[Decoded], List[str], List[str]]:
-    """(frames decoded up to the last wanted one, the other lines before the first of them, those between them)."""
-    decoded: List[Decoded] = []
-    numbers: List[int] = []
-    before: List[str] = []
-    between: List[str] = []
-    for line in log:
-        number_line = DECODED_LINE.fullmatch(line)
-        if number_line is None:
-            (between if decoded else before).append(line)
-            continue
-        numbers.append(int(number_line.group(1)))
-        if len(numbers) == 3:
-            decoded.append(Decoded(numbers[0], numbers[1], bool(numbers[2])))
-            numbers = []
-            if is_last(decoded[-1]):
-                break
-    return decoded, before, between
+@dataclass(frozen=True)
+class Video:
+    """The first video stream of a file but a cover picture; frame k of a full decode has the time pts[k]."""
+    name: str  # its path in the repository, for messages
+    file: Path
+    revision: Optional[str]
+    time_base: Fraction
+    packets: Tuple[Packet, ...]  # in file order
+    pts: Tuple[int, ...]  # of the packets that are shown, rising
+    key_frame_ids: Tuple[int, ...]
+    regular: bool  # may be entered in the middle, and frames can be told apart by time
+    passthrough: Tuple[str, ...]  # this ffmpeg's way to say: neither repeat nor drop frames
+    fps: Optional[float]
+    partial: bool = False  # the file holds only the bytes that the wanted frames need
+
+
+def ffmpeg_places() -> Iterator[str]:
+    """This machine's ffmpeg programs: on PATH, in the usual folders, beside Python, in imageio-ffmpeg."""
+    folders = ["/usr/bin", "/usr/local/bin", "/opt/homebrew/bin", "/opt/local/bin"]
+    program = "ffmpeg.exe" if os.name == "nt" else "ffmpeg"
+    for place in dict.fromkeys([shutil.which("ffmpeg") or ""] + [
+            os.path.join(folder, program) for folder in folders + [os.path.dirname(sys.executable)]]):
+        if os.path.isfile(place) and os.access(place, os.X_OK):
+            yield place
+    with suppress(Exception):  # it raises RuntimeError where it has no program for this machine
+        yield library("imageio_ffmpeg").get_ffmpeg_exe()
+
+
+def find_ffmpeg() -> str:
+    """The first ffmpeg that works; StopRun when there is none."""
+    troubles = []
+    for program in ffmpeg_places():
+        trouble = ffmpeg_trouble(program)
+        if trouble is None:
+            return program
+        troubles.append("ffmpeg cannot work: %s: %s" % (program, trouble))
+    raise StopRun(*troubles or ["ffmpeg not found. Install it with: pip install imageio-ffmpeg (or: "
+                  "apt install ffmpeg, brew install ffmpeg, winget install ffmpeg)"])
+
+
+@functools.lru_cache(maxsize=None)
+def ffmpeg_trouble(program: str) -> Optional[str]:
+    """Why an ffmpeg cannot make a picture, in its own words; None when it can."""
+    try:
+        code, picture, log = run_child([program, "-loglevel", "error", "-f", "lavfi", "-i", "color=s=16x16",
+                                        "-frames:v", "1", "-c:v", "png", "-f", "image2pipe", "-"])
+    except StopRun as error:
+        return str(error)
+    return None if code == 0 and PNG_END in picture else "; ".join(log[-3:]) or "exit code %d" % code
+
+
+def run_child(command: Sequence[str], cwd: Optional[Path] = None) -> Tuple[int, bytes, List[str]]:
+    """Run a command, the only way that a child starts: (exit code, standard output, lines of its log).
+
+    :raises SequenceError: when it does not end.
+    :raises StopRun: when it cannot be started.
+    """
+    environment = {name: value for name, value in os.environ.items() if not NOT_FOR_FFMPEG.match(name)}
+    environment["AV_LOG_FORCE_NOCOLOR"] = "1"
+    try:
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, env=environment, cwd=cwd) as child:
+            try:
+                if cwd:
+                    library("cv2")  # takes as long as a few frames to import: meanwhile
+                output, log = child.communicate(timeout=HANGING_SECONDS)
+            except BaseException:
+                child.kill()
+                raise
+    except subprocess.TimeoutExpired:
+        raise SequenceError("ffmpeg did not end within %g s and was ended; is the disk stuck?"
+                            % HANGING_SECONDS) from None
+    except OSError as error:
+        raise StopRun("%s cannot be started: %s" % (command[0], error.strerror)) from None
+    return child.returncode, output, log.decode("utf-8", "replace").splitlines()
+
+
+def run_ffmpeg(*arguments: str, cwd: Optional[Path] = None) -> Tuple[int, bytes, List[str]]:
+    return run_child([find_ffmpeg(), "-nostdin", "-hide_banner", "-nostats", *arguments], cwd)
+
+
+def input_arguments(file: Path) -> List[str]:
+    """How ffmpeg is given a video: as that file, never as a protocol, playlist or option."""
+    return ["-f", "mp4", "-protocol_whitelist", "file", "-i", "file:" + os.path.abspath(file)]
+
+
+def open_video(file: Path, name: str, revision: Optional[str], partial: bool = False) -> Video:
+    """List a video's packets, without decoding, in the file's own time.
+
+    A line reads `stream, dts, pts, duration, size, crc[, F=0xNN]`: no F means a key frame, 0x1 in it too, 0x2
+    a damaged packet, 0x4 one that an edit list hides (libavformat/framecrcenc.c, libavcodec/packet.h).
+
+    :raises VideoError: when ffmpeg finds no video in it, or finds it cut short.
+    """
+    no_parser = ["-fflags", "+noparse+nofillin"] if partial else []  # it looks at bytes that are not there
+    code, output, log = run_ffmpeg(
+        "-loglevel", "repeat+level+info", "-copyts", *no_parser, *input_arguments(file), "-map", "0:V:0",
+        "-c", "copy", "-copyinkf", "-f", "framecrc", "-")
+    listing, words = output.decode("ascii", "replace"), ffmpeg_words(log, file, name)
+    rows = re.findall(r"^0, *(-?\w+), *(-?\w+), *-?\w+, *(\d+), *0x\w+(?:, *F=0x(\w+))?", listing, re.M)
+    timed = [(Packet(int(dts), int(pts), int(size), int(flags or "1", 16) & 1 > 0), int(flags or "1", 16))
+             for dts, pts, size, flags in rows if "NOPTS" not in dts + pts]
+    visible = sorted((packet.pts, packet.key) for packet, flags in timed if not flags & 4)
+    header = dict(re.findall(r"^#(\w+)(?: 0)?: (\S+)$", listing, re.M))
+    if not visible or code != 0 or not {"tb", "software"} <= set(header):
+        reason = what_else(file) or ("Stream map" not in words and words) or "it holds no pictures"
+        raise VideoError("%s cannot be decoded: %s" % (name, reason))
+    if any(re.search(r"offset 0x[0-9a-f]+: partial file$", line) for line in log):
+        raise VideoError("%s is cut short (%s); get it again" % (name, words))
+    packets, pts = tuple(packet for packet, _ in timed), tuple(time for time, _ in visible)
+    stream = [""] + [line for line in log if re.match(r"\[info\] +Stream #0:0\S*: Video: ", line)]
+    fps = re.search(r"Video: .*?, ([\d.]+)(k?) fps", stream[-1])
+    rate = float(fps.group(1)) * (1000 if fps.group(2) else 1) if fps else None
+    # -fps_mode came with ffmpeg 5.1 (libavformat 59.27), and -vsync, its name before, went with 9.
+    newer = tuple(map(int, re.findall(r"\d+", header["software"])[:2])) >= (59, 27)
+    regular = (not re.search(FIRST_PACKET_COUNTS, stream[-1]) and len(timed) == len(rows) and packets[0].key
+               and not any(flags & 2 for _, flags in timed) and pts[0] >= packets[0].pts
+               and len(set(pts)) == len(pts))
+    return Video(name, file, revision, Fraction(header["tb"]), packets, pts,
+                 tuple(k for k, (_, key) in enumerate(visible) if key), regular,
+                 ("-fps_mode", "passthrough") if newer else ("-vsync", "0"), rate, partial)
+
+
+# The proof by time has its limit where a decoder behaves by what it saw in the first packet. H.264 in 4:4:4
+# is decoded as the build of x264 that its SEI message names did it (libavcodec/h264_cabac.c, h264_sei.c);
+# MPEG-4 part 2 by its encoder's user data, down to the inverse transform (libavcodec/mpeg4videodec.c).
+FIRST_PACKET_COUNTS = r"Video: (h264 \([^)]*4:4:4|mpeg4\b)"
+OTHER_KINDS = ((b"\x1aE\xdf\xa3", "a WebM or Matroska file"), (b"RIFF", "an AVI file"), (b"<", "a web page"),
+               (b"G", "an MPEG transport stream"),
+               (b"version https://git-lfs", "a Git LFS pointer, not the file (git lfs pull gets it)"))
+
+
+def what_else(file: Path) -> str:
+    """What a file is that is no MP4, and what to do; nothing where its beginning does not tell."""
+    with open(file, "rb") as opened:
+        head = opened.read(64).lstrip()
+    kinds = [kind for sign, kind in OTHER_KINDS if head.startswith(sign)] + ["empty"] * (not head)
+    return "it is no MP4 but %s: get the right one" % kinds[0] if kinds else ""
+
+
+ERROR_FORM = r"\[(error|fatal|panic)\]"
+SIZE_CHANGES = "%s changes its picture size; such videos are not supported"
+DECODED_LINE = re.compile(r"(?:\[Eval @ \w+\] )?\[error\] (-?\d+)\.\d+")
+SIZE_LINE = re.compile(r"\[graph .*\] \[verbose\] w:(\d+) h:(\d+)")
+# What ffmpeg says of a picture that is not what was filmed, in 4.2 to 9. Its other errors (SEI messages,
+# mmco) are about what stands beside the picture, as long as each packet gives its frame.
+DAMAGE = re.compile(
+    "corrupt|conceal|damaged|error while decoding|[Ee]rror (at MB|splitting|submitting)|[Ii]nvalid|missing|"
+    "[Cc]ould not find ref|out(side)? .*range|marker|overread|illegal|no frame|partial file")
+
+
+def ffmpeg_words(log: Iterable[str], file: Path, name: str, form: str = ERROR_FORM) -> str:
+    """What ffmpeg calls errors in its log, with the video under its own name."""
+    errors = [line for line in log if re.search(form, line) and not DECODED_LINE.fullmatch(line)]
+    given = "file:" + os.path.abspath(file)
+    texts = [re.sub(r"^(\[[^\]]*\] )+", "", line).replace(given, name) for line in errors]
+    return "; ".join(list(dict.fromkeys(texts))[:3])
 
 
 def seek_groups(frame_ids: Sequence[int], key_frame_ids: Sequence[int]) -> List[List[int]]:
-    """Split rising frame ids into runs for one ffmpeg call each: decode on while that is cheaper than to seek again."""
+    """Split rising ids into runs, one call of ffmpeg each: decode on while that is cheaper than to seek."""
     groups = [[frame_ids[0]]]
     for previous, wanted in zip(frame_ids, frame_ids[1:]):
-        way_from_key_frame = wanted - last_at(key_frame_ids, wanted)
-        if wanted - previous <= way_from_key_frame + SEEK_COST_FRAMES and len(groups[-1]) < MAX_FRAMES_PER_CALL:
+        cost_of_seek = wanted - last_at(key_frame_ids, wanted) + SEEK_COST_FRAMES
+        if wanted - previous <= cost_of_seek and len(groups[-1]) < MAX_FRAMES_PER_CALL:
             groups[-1].append(wanted)
         else:
             groups.append([wanted])
@@ -1055,122 +1012,119 @@ def last_at(rising: Sequence[int], limit: int) -> int:
     return rising[at - 1] if at else 0
 
 
-def extraction_command(ffmpeg: str, video: Video, frame_ids: Sequence[int], seek: bool) -> List[str]:
-    """Write the wanted frames as PNG, one after the other, to standard output, and all decoded frames to the log.
+tell_once = functools.lru_cache(maxsize=None)(LOG.warning)
 
-    With `seek`, a frame is wanted by its exact time in the file (-copyts keeps that) and decoding starts at a key frame
-    before the first; without, by its place in a decode from the start. `print` has a log level for a second argument
-    and says for each frame its number, time and whether the decoder took it for a key frame (ffmpeg-utils, Expression
-    Evaluation). Level 1 with the `up` filter: half the time and three quarters of the size of ffmpeg's default PNG.
+
+def extract_frames(video: Video, frame_ids: Sequence[int], stage: Path) -> None:
+    """Write frames/f00.png, f01.png, ..., each proven to be the frame that a full decode has under its id.
+
+    :raises SequenceError: when the video cannot be decoded, or has fewer frames.
+    :raises NeedsWholeVideo: when part of the video is not enough to be sure.
     """
-    packets, first = video.packets, frame_ids[0]
-    terms = ["eq(pts,%d)" % packets.pts[k] if seek else "eq(n,%d)" % k for k in frame_ids]
+    start = 0
+    for group in seek_groups(frame_ids, video.key_frame_ids) if video.regular else ():
+        frames, sizes, words = decode(video, group, start, stage, seek=True)
+        from_start = not seek_arguments(video, group[0])
+        if words or len(sizes) > 1 or not proven_by_time(frames, video.pts, group, from_start):
+            break  # this stream cannot be entered in the middle, or its list does not tell the truth
+        start += len(group)
+    if start < len(frame_ids) and video.partial:
+        raise NeedsWholeVideo("frame %d cannot be proven from a part of it" % frame_ids[start])
+    for at in range(start, len(frame_ids), MAX_FRAMES_PER_CALL):
+        group = list(frame_ids[at:at + MAX_FRAMES_PER_CALL])
+        frames, sizes, words = decode(video, group, at, stage, seek=False)
+        if DAMAGE.search(words):
+            raise SequenceError("%s cannot be decoded without errors: %s; get it again" % (video.name, words))
+        if len(sizes) > 1 or [frame.n for frame in frames] != list(range(len(frames))):
+            raise SequenceError(SIZE_CHANGES % video.name)
+        if len(frames) <= group[-1]:
+            raise SequenceError("%s shows only %d frames, fewer than its index says; get it again"
+                                % (video.name, len(frames)))
+        if words:
+            tell_once("%s: ffmpeg says: %s", video.name, words)
+
+
+def seek_arguments(video: Video, first: int) -> List[str]:
+    """Where to enter a video to decode a frame: at a key frame before it; no arguments for the beginning.
+
+    MP4 is sought by dts. Half-way to the next frame is too late for the frames that a key frame with a
+    smaller dts overtakes, so stay before that.
+    """
+    if last_at(video.key_frame_ids, first) == 0:
+        return []
+    pts = video.pts[first]
+    neighbour = video.pts[first + 1] if first + 1 < len(video.pts) else pts + 1
+    later_keys = [packet.dts for packet in video.packets if packet.key and packet.pts > pts]
+    time = min([Fraction(pts + neighbour, 2)] + [dts - Fraction(1, 2) for dts in later_keys])
+    return ["-noaccurate_seek", "-seek_timestamp", "1", "-ss", "%.6f" % (time * video.time_base)]
+
+
+def any_of(terms: List[str]) -> str:
     while len(terms) > 1:  # ffmpeg takes a sum of 100 terms at most, but sums of sums
         terms = ["(%s)" % "+".join(terms[at:at + 20]) for at in range(0, len(terms), 20)]
-    start: List[str] = []
-    if seek and last_at(packets.key_frame_ids, first) > 0:
-        neighbour = packets.pts[first + 1] if first + 1 < len(packets.pts) else packets.pts[first] + 1
-        seconds = (packets.pts[first] + neighbour) * packets.time_base / 2
-        start = ["-noaccurate_seek", "-seek_timestamp", "1", "-ss", "%.6f" % seconds]
-    return [ffmpeg, "-nostdin", "-hide_banner", "-nostats", "-loglevel", "repeat+level+error", "-copyts", *start,
-            *input_arguments(video.file), "-map", "0:V:0",
-            "-vf", "select='print(n,16)*0+print(pts,16)*0+print(key,16)*0+" + terms[0] + "',settb=1,setpts=N", *packets.passthrough,
-            "-frames:v", str(len(frame_ids)), "-c:v", "png", "-compression_level", "1", "-pred", "up",
-            "-pix_fmt", "rgb24", "-f", "image2pipe", "-"]
+    return terms[0]
 
 
-def proven_by_time(decoded: Sequence[Decoded], pts: Sequence[int], frame_ids: Sequence[int]) -> bool:
+def decode(video: Video, frame_ids: Sequence[int], start: int, stage: Path,
+           seek: bool) -> Tuple[List[DecodedFrame], Set[Tuple[str, ...]], str]:
+    """Have ffmpeg write frames, from number `start` on: (all decoded up to the last of them, sizes, errors).
+
+    With `seek`, a frame is wanted by its exact time in the file (-copyts keeps that), from a key frame before
+    the first on; without, by its place in a decode from the start. `print` has a log level for a second
+    argument and says for each frame its number, time and whether the decoder took it for a key frame
+    (ffmpeg-utils, Expression Evaluation). Level 1 with the `up` filter: half the time and three quarters of
+    the size of ffmpeg's default PNG.
+    """
+    wanted = any_of(["eq(pts,%d)" % video.pts[k] if seek else "eq(n,%d)" % k for k in frame_ids])
+    code, _, log = run_ffmpeg(
+        "-loglevel", "repeat+level+verbose", "-copyts",
+        *(seek_arguments(video, frame_ids[0]) if seek else ()), *input_arguments(video.file), "-map", "0:V:0",
+        "-vf", "select='print(n,16)*0+print(pts,16)*0+print(key,16)*0+" + wanted + "',settb=1,setpts=N",
+        *video.passthrough, "-frames:v", str(len(frame_ids)), "-c:v", "png", "-compression_level", "1",
+        "-pred", "up", "-pix_fmt", "rgb24", "-start_number", str(start), "-y", "f%02d.png",
+        cwd=stage / "frames")
+    printed = [(at, int(found.group(1))) for at, line in enumerate(log)
+               for found in [DECODED_LINE.fullmatch(line)] if found]
+    values = [value for _, value in printed]
+    frames = [DecodedFrame(n, pts, key > 0) for n, pts, key in zip(values[::3], values[1::3], values[2::3])]
+    last = video.pts[frame_ids[-1]] if seek else frame_ids[-1]
+    reached = [(frame.pts if seek else frame.n) == last for frame in frames]
+    frames = frames[:reached.index(True) + 1] if True in reached else frames
+    # A stream that was cut in the middle starts with pictures that nobody can decode: ffmpeg drops them, with
+    # an error, before it shows the first frame. Anywhere else an error may mean damage.
+    first_line = printed[0][0] if frames and not video.regular else 0
+    log_to_last = log[:printed[3 * len(frames) - 1][0]] if frames else log
+    form = ERROR_FORM + "|corrupt decoded frame"
+    words = ffmpeg_words(log_to_last[first_line:], video.file, video.name, form)
+    written = frame_paths(stage, start + len(frame_ids))[start:]
+    if (seek or True in reached) and not all(map(png_size, written)):
+        words = "no whole pictures: " + (ffmpeg_words(log, video.file, video.name) or "exit code %d" % code)
+        disk_is_full = "No space left" in words or shutil.disk_usage(stage).free < FULL_DISK_BYTES
+        if disk_is_full or code == -25:  # SIGXFSZ
+            raise StopRun("%s cannot be written: the disk is full, or files may not be so large; the same "
+                          "command goes on from here" % stage.parent)
+    sizes = {found.groups() for line in log_to_last for found in [SIZE_LINE.match(line)] if found}
+    return frames, sizes, words
+
+
+def proven_by_time(decoded: Sequence[DecodedFrame], pts: Sequence[int], frame_ids: Sequence[int],
+                   from_start: bool) -> bool:
     """Whether a decode that started somewhere shows the wanted frames for certain.
 
-    It does when the decoder met a frame that it calls a key frame, not behind the first wanted one, and every packet
-    from there to the last wanted one gave one frame, in turn. Then no frame was lost, doubled, or made from a picture
-    that the decoder never saw, and frame k is the k-th of the file.
+    It does when the decoder met a frame that it calls a key frame, not behind the first wanted one (or began
+    where the file begins), and every packet from there to the last wanted one gave one frame, in turn. Then
+    no frame was lost, doubled, or made from a picture that the decoder never saw: frame k is the k-th of the
+    file.
     """
     places = {time: k for k, time in enumerate(pts[:frame_ids[-1] + 1])}
     run = [(places.get(frame.pts, -1), frame.key) for frame in decoded]
-    starts = [at for at, (place, key) in enumerate(run) if key and 0 <= place <= frame_ids[0]]
-    if not starts or [frame.n for frame in decoded] != list(range(len(decoded))):
+    starts = [at for at, (place, key) in enumerate(run)
+              if 0 <= place <= frame_ids[0] and (key or from_start and at == place == 0)]
+    if not starts:
         return False
     start = run[starts[-1]][0]
     expected = list(range(start, frame_ids[-1] + 1))
     return [place for place, _ in run[starts[-1]:starts[-1] + len(expected)]] == expected
-
-
-def extract_frames(ffmpeg: str, video: Video, frame_ids: Sequence[int], keep: Callable[[int, bytes], None],
-                   settle: Callable[[Sequence[int]], None]) -> None:
-    """Get frames by 0-based id: keep(id, png) for each as it comes, settle(ids) once their places are established.
-
-    :raises SequenceError: when the video cannot be decoded.
-    :raises VideoEnds: when it has fewer frames.
-    :raises NeedsWholeVideo: when part of the video is not enough to be sure.
-    """
-    todo = list(frame_ids)
-    if video.packets.regular:
-        for group in seek_groups(frame_ids, video.packets.key_frame_ids):
-            count, decoded, errors = decode(ffmpeg, video, group, True, keep)
-            if errors or count != len(group) or not proven_by_time(decoded, video.packets.pts, group):
-                break  # this stream cannot be entered in the middle, or its list does not tell the truth
-            settle(group)
-            todo = todo[len(group):]
-    if todo and video.partial:
-        raise NeedsWholeVideo("frames %d to %d cannot be proven from a part of it" % (todo[0], todo[-1]))
-    for start in range(0, len(todo), MAX_FRAMES_PER_CALL):
-        group = todo[start:start + MAX_FRAMES_PER_CALL]
-        count, decoded, errors = decode(ffmpeg, video, group, False, keep)
-        if errors:
-            raise SequenceError("%s cannot be decoded without errors: %s" % (video.name, errors))
-        if [frame.n for frame in decoded] != list(range(len(decoded))):
-            raise SequenceError("%s changes its picture format on the way to frame %d; such videos are not supported"
-                                % (video.name, group[-1]))
-        if count != len(group):
-            raise VideoEnds(len(decoded))
-        settle(group)
-
-
-@functools.lru_cache(maxsize=1)
-def frame_count(ffmpeg: str, video: Video) -> int:
-    """How many frames a completely listed video shows; its last frame is decoded, for a packet may be half a frame."""
-    try:
-        extract_frames(ffmpeg, video, [len(video.packets.pts) - 1], lambda k, png: None, lambda ids: None)
-    except VideoEnds as error:
-        return error.frame_count
-    return len(video.packets.pts)
-
-
-def decode(ffmpeg: str, video: Video, frame_ids: Sequence[int], seek: bool,
-           keep: Callable[[int, bytes], None]) -> Tuple[int, List[Decoded], str]:
-    """One ffmpeg call: (images that came, frames that were decoded, ffmpeg's words if it met errors)."""
-    def consume(chunks: Iterator[bytes]) -> int:
-        count = 0
-        for count, png in enumerate(split_pngs(chunks), 1):
-            if count <= len(frame_ids):
-                keep(frame_ids[count - 1], png)
-        return count
-
-    packets, last = video.packets, frame_ids[-1]
-    code, count, log = run_child(extraction_command(ffmpeg, video, frame_ids, seek), consume)
-    decoded, before, between = read_decode_log(
-        log, lambda frame: frame.pts == packets.pts[last] if seek else frame.n == last)
-    # A stream that was cut in the middle starts with pictures that nobody can decode: ffmpeg drops them, with an error,
-    # before it shows the first frame. Anywhere else an error means damage.
-    words = ffmpeg_words((before if packets.regular or not decoded else []) + between, video.file, video.name)
-    if code != 0 and count != len(frame_ids):
-        words = words or "ffmpeg ended with exit code %d" % code
-    return count, decoded, words
-
-
-def split_pngs(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """The whole PNG files in a stream of them."""
-    buffer = bytearray()
-    for chunk in chunks:
-        searched = max(0, len(buffer) - len(PNG_END))
-        buffer += chunk
-        end = buffer.find(PNG_END, searched)
-        while end >= 0:
-            end += len(PNG_END)
-            yield bytes(buffer[:end])
-            del buffer[:end]
-            end = buffer.find(PNG_END)
 
 
 # --- Frames -> overlay and crop
@@ -1192,7 +1146,7 @@ def label_origin(corners: Tuple[int, int, int, int]) -> Tuple[int, int]:
 
 
 def crop_edges(bbox: Box, width: int, height: int) -> Tuple[int, int, int, int]:
-    """The target with a margin, cut to the image: (left, top, right, bottom) in pixels, at least one pixel."""
+    """The target with a margin, cut to the image: left, top, right, bottom in pixels, at least one pixel."""
     x1, y1, x2, y2 = to_pixels(bbox, width, height)
     margin_x, margin_y = CROP_MARGIN * (x2 - x1), CROP_MARGIN * (y2 - y1)
     left, top = min(max(0, int(x1 - margin_x)), width - 1), min(max(0, int(y1 - margin_y)), height - 1)
@@ -1200,34 +1154,21 @@ def crop_edges(bbox: Box, width: int, height: int) -> Tuple[int, int, int, int]:
     return left, top, max(right, left + 1), max(bottom, top + 1)
 
 
-@functools.lru_cache(maxsize=None)
-def can_draw() -> bool:
-    """Whether OpenCV or Pillow is installed. Nothing is imported: a run that has nothing to draw need not wait for it."""
-    return any(importlib.util.find_spec(name) for name in ("cv2", "PIL"))
-
-
-def import_drawing_library() -> None:
-    try:
-        import cv2  # noqa: F401
-    except ImportError:
-        pass
+def drawing_library() -> str:
+    """The name of the library that draws: 'cv2', 'PIL', or '' where neither works."""
+    if hasattr(library("cv2"), "putText") and library("numpy"):
+        return "cv2"
+    return "PIL" if library("PIL.Image") and library("PIL.ImageDraw") else ""
 
 
 def draw(png: bytes, bbox: Box) -> Tuple[bytes, Optional[bytes]]:
     """(f00_ann.png, crop.png) for f00.png; without a drawing library a plain copy, and no crop."""
-    if not can_draw():
-        return png, None
-    try:
-        return draw_with_opencv(png, bbox)
-    except ImportError as error:
-        if importlib.util.find_spec("PIL"):
-            return draw_with_pillow(png, bbox)
-        raise StopRun("OpenCV cannot be imported (%s): pip install opencv-python-headless, or Pillow" % error) from None
+    drawer = {"cv2": draw_with_opencv, "PIL": draw_with_pillow}.get(drawing_library())
+    return drawer(png, bbox) if drawer else (png, None)
 
 
-def draw_with_opencv(png: bytes, bbox: Box) -> Tuple[bytes, bytes]:
-    import cv2
-    import numpy
+def draw_with_opencv(png: bytes, bbox: Box) -> Tuple[bytes, Optional[bytes]]:
+    cv2, numpy = library("cv2"), library("numpy")
     image = cv2.imdecode(numpy.frombuffer(png, numpy.uint8), cv2.IMREAD_COLOR)
     height, width = image.shape[:2]
     left, top, right, bottom = crop_edges(bbox, width, height)
@@ -1238,21 +1179,24 @@ def draw_with_opencv(png: bytes, bbox: Box) -> Tuple[bytes, bytes]:
     encoding = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_DEFAULT]
     if hasattr(cv2, "IMWRITE_PNG_FILTER"):  # as for the frames: half the time, and smaller
         encoding += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP]
-    return cv2.imencode(".png", image, encoding)[1].tobytes(), cv2.imencode(".png", crop, encoding)[1].tobytes()
+    annotated, cut_out = (cv2.imencode(".png", picture, encoding)[1].tobytes() for picture in (image, crop))
+    return annotated, cut_out
 
 
-def draw_with_pillow(png: bytes, bbox: Box) -> Tuple[bytes, bytes]:
+def draw_with_pillow(png: bytes, bbox: Box) -> Tuple[bytes, Optional[bytes]]:
     from PIL import Image, ImageDraw
     image = Image.open(io.BytesIO(png)).convert("RGB")
     crop = image.crop(crop_edges(bbox, *image.size))
     x1, y1, x2, y2 = corners = overlay_corners(bbox, *image.size)
     pen = ImageDraw.Draw(image)
     # OpenCV draws a line of thickness 2 three pixels wide, and rounds the corners off by one pixel.
-    for edge in ((x1, y1 - 1, x2, y1 + 1), (x1, y2 - 1, x2, y2 + 1), (x1 - 1, y1, x1 + 1, y2), (x2 - 1, y1, x2 + 1, y2)):
-        pen.rectangle(edge, fill=GREEN)
+    for y in (y1, y2):
+        pen.rectangle((x1, y - 1, x2, y + 1), fill=GREEN)
+    for x in (x1, x2):
+        pen.rectangle((x - 1, y1, x + 1, y2), fill=GREEN)
     font, (x, y) = pillow_font(14), label_origin(corners)
     pen.text((x, y - pen.textbbox((0, 0), LABEL_TEXT, font=font)[3]), LABEL_TEXT, fill=GREEN, font=font)
-    return pillow_png(image), pillow_png(crop)
+    return pillow_bytes(image, "PNG", compress_level=1), pillow_bytes(crop, "PNG", compress_level=1)
 
 
 def pillow_font(size: int) -> Any:
@@ -1263,9 +1207,9 @@ def pillow_font(size: int) -> Any:
         return ImageFont.load_default()
 
 
-def pillow_png(image: Any) -> bytes:
+def pillow_bytes(image: Any, kind: str, **options: int) -> bytes:
     file = io.BytesIO()
-    image.save(file, "PNG", compress_level=1)
+    image.save(file, kind, **options)
     return file.getvalue()
 
 
@@ -1273,9 +1217,10 @@ def pillow_png(image: Any) -> bytes:
 
 @dataclass(frozen=True)
 class Target:
-    """What this run wants of a sequence, and where its video comes from."""
+    """What this run wants of a sequence, where it goes, and where its video comes from."""
     sequence: SotSequence
     frame_ids: Tuple[int, ...]
+    directory: Path
     repo_id: str
     path: str  # of the video in the repository
     revision: Optional[str]  # a commit that the user asked for, None when any will do
@@ -1283,26 +1228,25 @@ class Target:
     gt_stub: bool = False
     contact_sheet: bool = False
 
+    def wants_first_of(self, frame_ids: Any) -> bool:
+        """Whether the wanted frames are the first of those that a sequence was prepared with."""
+        return (rising_ids(frame_ids) or ())[:len(self.frame_ids)] == self.frame_ids
 
-def sequence_meta(target: Target, frame_ids: Sequence[int], revision: Optional[str], clip_fps: Optional[float],
-                  image_size: Optional[Sequence[int]]) -> Dict[str, Any]:
+
+def sequence_meta(target: Target, frame_ids: Sequence[int], revision: Optional[str],
+                  clip_fps: Optional[float], image_size: Optional[Sequence[int]]) -> Dict[str, Any]:
     """The contents of sequence_meta.json. `image_size` is [width, height] in pixels."""
-    sequence = target.sequence
+    seq, distances = target.sequence, {b - a for a, b in zip(frame_ids, frame_ids[1:])}
+    common_stride = distances.pop() if len(distances) == 1 else None
     return {
-        "seq_id": sequence.seq_id,
-        "label": "%s/%s/%d/obj%s" % (sequence.scene, sequence.camera, sequence.init_frame_id, sequence.object_id),
-        "scene": sequence.scene,
-        "camera": sequence.camera,
-        "object_id": sequence.object_id,
-        "object_type": sequence.object_type,
-        "init_frame_id": sequence.init_frame_id,
-        "init_bbox": list(sequence.init_bbox),
-        "frame_ids": list(frame_ids),
-        "nframes": len(frame_ids),
-        "stride": common_stride(frame_ids),
-        "clip_fps": clip_fps if sequence.clip_fps is None else sequence.clip_fps,
-        "gt_available": False,
-        "image_size": image_size,
+        "seq_id": seq.seq_id,
+        "label": "%s/%s/%d/obj%s" % (seq.scene, seq.camera, seq.init_frame_id, seq.object_id),
+        "scene": seq.scene, "camera": seq.camera, "object_id": seq.object_id, "object_type": seq.object_type,
+        "init_frame_id": seq.init_frame_id, "init_bbox": list(seq.init_bbox),
+        "frame_ids": list(frame_ids), "nframes": len(frame_ids),
+        "stride": common_stride if target.stride is None else target.stride,
+        "clip_fps": clip_fps if seq.clip_fps is None else seq.clip_fps,
+        "gt_available": False, "image_size": image_size,
         "source": {"repo_id": target.repo_id, "path": target.path, "revision": revision},
     }
 
@@ -1310,35 +1254,36 @@ def sequence_meta(target: Target, frame_ids: Sequence[int], revision: Optional[s
 def gt_requests(targets: Sequence[Target], ready: Mapping[str, Optional[float]], benchmark: str, repo_id: str,
                 repo_subdir: str, nframes: int, stride: Optional[int]) -> Dict[str, Any]:
     """The contents of gt_requests.json, in benchmark order. `ready` has the clip_fps of each ready seq_id."""
+    keys = ("seq_id", "scene", "camera", "object_id", "object_type", "init_frame_id", "frame_ids", "nframes",
+            "stride", "clip_fps")
+    metas = [sequence_meta(target, target.frame_ids, None, ready[target.sequence.seq_id], None)
+             for target in targets if target.sequence.seq_id in ready]
     custom = any(set(target.frame_ids) - set(target.sequence.canonical_frame_ids) for target in targets)
-    entries = []
-    for target in targets:
-        if target.sequence.seq_id in ready:
-            meta = sequence_meta(target, target.frame_ids, None, ready[target.sequence.seq_id], None)
-            entries.append({key: meta[key] for key in (
-                "seq_id", "scene", "camera", "object_id", "object_type", "init_frame_id", "frame_ids", "nframes",
-                "stride", "clip_fps")})
     return {
-        "format_version": 1,
-        "benchmark": benchmark,
-        "repo_id": repo_id,
-        "repo_subdir": repo_subdir,
-        "nframes": nframes,
-        "stride": stride,
-        "submission_required": custom,
+        "format_version": 1, "benchmark": benchmark, "repo_id": repo_id, "repo_subdir": repo_subdir,
+        "nframes": nframes, "stride": stride, "submission_required": custom,
         "missing": [target.sequence.seq_id for target in targets if target.sequence.seq_id not in ready],
-        "requests": entries,
+        "requests": [{key: meta[key] for key in keys} for meta in metas],
     }
 
 
-def gt_stub(meta: Mapping[str, Any]) -> Dict[str, Any]:
-    """The contents of gt.json, by which the evaluator's loader finds a sequence: public facts, no ground truth.
+GT_FACTS = ("label", "scene", "camera", "object_id", "object_type")
+
+
+def gt_stub(meta: Mapping[str, Any], nframes: int) -> Dict[str, Any]:
+    """The contents of gt.json, by which the evaluator's loader finds a sequence: no ground truth.
 
     Its frame ids count the prepared images, so the only box, the initial one, has the key "0".
     """
-    facts = {key: meta[key] for key in ("label", "scene", "camera", "object_id", "object_type")}
-    return {**facts, "frame_ids": list(range(meta["nframes"])), "source_frame_ids": meta["frame_ids"],
+    return {**{key: meta[key] for key in GT_FACTS}, "frame_ids": list(range(nframes)),
+            "source_frame_ids": list(meta["frame_ids"][:nframes]),
             "init_bbox": meta["init_bbox"], "gt_bboxes": {"0": meta["init_bbox"]}}
+
+
+def is_gt_stub(found: Mapping[str, Any]) -> bool:
+    """Whether gt_stub made this; anything else in a gt.json is ground truth that somebody put there."""
+    return (set(found) == {*GT_FACTS, "frame_ids", "source_frame_ids", "init_bbox", "gt_bboxes"}
+            and found["gt_bboxes"] == {"0": found["init_bbox"]})
 
 
 def contact_sheet(images: Sequence[Tuple[str, Path]]) -> bytes:
@@ -1360,483 +1305,308 @@ def contact_sheet(images: Sequence[Tuple[str, Path]]) -> bytes:
         x, y = gap + index % columns * (cell + gap), gap + index // columns * row_height
         pen.text((x, y), text, fill="black", font=font)
         sheet.paste(picture, (x, y + caption))
-    file = io.BytesIO()
-    sheet.save(file, "JPEG", quality=88)
-    return file.getvalue()
+    return pillow_bytes(sheet, "JPEG", quality=88)
 
 
 # --- Ready or not
 
-def frame_path(directory: str, index: int) -> str:
-    return os.path.join(directory, "frames", "f%02d.png" % index)
+def frame_paths(directory: Path, count: int) -> List[Path]:
+    return [directory / "frames" / ("f%02d.png" % index) for index in range(count)]
 
 
-def annotated_path(directory: str) -> str:
-    return os.path.join(directory, "frames", "f00_ann.png")
-
-
-def crop_path(directory: str) -> str:
-    return os.path.join(directory, "frames", "crop.png")
-
-
-def png_size(path: str) -> Optional[Tuple[int, int]]:
-    """(width, height) of a PNG file that is there and whole, else None."""
+def png_size(path: Path) -> Optional[List[int]]:
+    """[width, height] of a PNG file that is there and whole, else None."""
     try:
-        if not os.path.isfile(path):  # opening a named pipe would wait for ever
+        if not path.is_file():  # opening a named pipe would wait for ever
             return None
         with open(path, "rb", buffering=0) as file:
             head = file.read(24)
             file.seek(-len(PNG_END), os.SEEK_END)
-            whole = head[:8] == PNG_SIGNATURE and file.read() == PNG_END
+            is_whole = head[:8] == PNG_SIGNATURE and file.read() == PNG_END
     except OSError:
         return None
-    return png_header_size(head) if whole else None
+    return [int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")] if is_whole else None
 
 
-def png_header_size(head: bytes) -> Tuple[int, int]:
-    return int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
+def jpeg_is_whole(path: Path) -> bool:
+    data = path.read_bytes() if path.is_file() else b""
+    return data[:2] == b"\xff\xd8" and data[-2:] == b"\xff\xd9"
 
 
-def jpeg_is_whole(path: str) -> bool:
-    try:
-        with open(path, "rb", buffering=0) as file:
-            starts = file.read(2) == b"\xff\xd8"
-            file.seek(-2, os.SEEK_END)
-            return starts and file.read() == b"\xff\xd9"
-    except OSError:
-        return False
-
-
-def read_object(path: str) -> Dict[str, Any]:
+def read_object(path: Path) -> Dict[str, Any]:
     """The JSON object in a file; an empty one when it is missing or anything else."""
     try:
-        if not os.path.isfile(path):
-            return {}
-        with open(path, encoding="utf-8") as file:
-            found = json.load(file)
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
 
-def why_not_ready(directory: str, target: Target) -> Optional[str]:
-    """Why a sequence is not what this run would write, None when it is: the one judge, before the work and after it.
+def kept_frames(target: Target) -> Optional[Dict[str, Any]]:
+    """The metadata of the frames on disk if they are whole and begin with the wanted ones, else None."""
+    meta = read_object(target.directory / META_NAME)
+    source, size = meta.get("source"), meta.get("image_size")
+    if not target.wants_first_of(meta.get("frame_ids")) or not isinstance(source, dict) or not size:
+        return None
+    same_source = ((source.get("repo_id"), source.get("path")) == (target.repo_id, target.path)
+                   and target.revision in (None, source.get("revision")))
+    frames = frame_paths(target.directory, len(target.frame_ids))
+    return meta if same_source and all(png_size(frame) == size for frame in frames) else None
+
+
+def why_not_ready(target: Target) -> Optional[str]:
+    """Why a sequence is not what this run would write, None when it is: the one judge, before and after.
 
     More frames of the same series are as good: the evaluator reads the first ones.
     """
-    for folder in (directory, os.path.join(directory, "frames")):
-        if os.path.islink(folder):
-            return "%s is a symbolic link; remove it" % folder
-        if not os.path.isdir(folder):
-            return "not prepared yet"
-    meta = read_object(os.path.join(directory, META_NAME))
+    directory = target.directory
+    if not (directory / "frames").is_dir():
+        return "not prepared yet"
+    meta = read_object(directory / META_NAME)
     if not meta:
         return "no whole " + META_NAME
-    frame_ids, source, image_size = meta.get("frame_ids"), meta.get("source"), meta.get("image_size")
-    if (rising_ids(frame_ids) or ())[:len(target.frame_ids)] != target.frame_ids:
+    frame_ids: Any = meta.get("frame_ids")
+    source, image_size = meta.get("source"), meta.get("image_size")
+    if not isinstance(source, dict):
+        return "prepared by another program"
+    if not target.wants_first_of(frame_ids):
         return "prepared with other frame ids (see --nframes and --stride)"
-    revision = source.get("revision") if isinstance(source, dict) else None
-    if target.revision and revision != target.revision:
+    if target.revision and source.get("revision") != target.revision:
         return "prepared from another revision (see --revision)"
-    expected = sequence_meta(target, frame_ids, revision, meta.get("clip_fps"), image_size)
+    expected = sequence_meta(target, frame_ids, source.get("revision"), meta.get("clip_fps"), image_size)
     for key in {**expected, **meta}:
-        if key not in meta or key not in expected or meta[key] != expected[key]:
+        if key not in meta or key not in expected:
+            return "prepared %s %s" % ("without" if key in expected else "with an unknown", key)
+        if meta[key] != expected[key]:
             return "prepared with another %s" % key
-    names = [frame_path(directory, index) for index in range(len(target.frame_ids))] + [annotated_path(directory)]
-    for path in names:
-        if list(png_size(path) or "?") != image_size:
-            return "%s is missing or broken" % os.path.basename(path)
-    if can_draw() and not png_size(crop_path(directory)):
+    for path in frame_paths(directory, len(target.frame_ids)) + [directory / "frames/f00_ann.png"]:
+        if png_size(path) != image_size:
+            return "%s is missing or broken" % path.name
+    if not png_size(directory / "frames/crop.png") and drawing_library():
         return "crop.png is missing or broken"
-    if target.gt_stub and read_object(os.path.join(directory, "gt.json")) != gt_stub(meta):
-        return "gt.json is missing or differs"
-    if target.contact_sheet and not jpeg_is_whole(os.path.join(directory, "contact_sheet.jpg")):
+    if gt_to_write(target, meta):
+        return "gt.json is missing or lists other frames or another box"
+    if target.contact_sheet and not jpeg_is_whole(directory / SHEET_NAME):
         return "contact_sheet.jpg is missing or broken"
     return None
 
 
-def stage(path: str, data: bytes) -> str:
-    """Write data beside a path, under a name that nothing else uses, and return that name."""
-    temporary = os.path.join(os.path.dirname(path), TEMPORARY_PREFIX + os.urandom(6).hex())
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-    except BaseException as error:
-        remove(temporary)
-        if isinstance(error, OSError):
-            raise StopRun("%s cannot be written: %s; once there is room and permission, the same command goes on"
-                          % (path, error.strerror)) from None
-        raise
-    return temporary
+def gt_to_write(target: Target, meta: Mapping[str, Any]) -> Optional[Dict[str, Any]]:
+    """The stub for gt.json, if asked for or if one of ours says something else; theirs is never touched."""
+    path, stub = target.directory / GT_NAME, gt_stub(meta, len(target.frame_ids))
+    if not os.path.lexists(path):
+        return stub if target.gt_stub else None
+    found = read_object(path)
+    return stub if is_gt_stub(found) and found != stub else None
 
 
-def put(staged: str, path: str) -> bool:
-    """Every file of the output gets its name here, complete. False when another run took the staged file for a left one."""
-    try:
-        os.replace(staged, path)
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        remove(staged)
-        raise StopRun("%s cannot be written: %s" % (path, error.strerror)) from None
-    return True
+# --- One sequence
+
+def put(staged: Path, path: Path) -> None:
+    """Every file of the output gets its name here, complete."""
+    for wait in (0.1, 0.3, 1.0, None) if os.name == "nt" else (None,):
+        try:
+            return os.replace(staged, path)
+        except PermissionError:  # on Windows while a viewer or a virus scanner has it open
+            if wait is None:
+                raise
+            time.sleep(wait)
 
 
-def write_file(path: str, data: bytes) -> None:
-    while not put(stage(path, data), path):
-        pass
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_bytes((json.dumps(value, indent=2) + "\n").encode("ascii"))
 
 
-def write_json(path: str, value: Mapping[str, Any]) -> None:
-    write_file(path, (json.dumps(value, indent=2) + "\n").encode("ascii"))
-
-
-def remove(path: str) -> None:
-    try:
+def remove(path: Any) -> None:
+    with suppress(FileNotFoundError):
         os.unlink(path)
-    except FileNotFoundError:
-        pass
 
 
-def tidy(*folders: str) -> None:
-    """Remove what a killed run left behind."""
-    for folder in folders:
-        with os.scandir(folder) as entries:
-            left = [entry.path for entry in entries if not entry.is_dir(follow_symlinks=False)
-                    and (entry.name.startswith(TEMPORARY_PREFIX) or entry.name == UNFINISHED_NAME)]
-        for path in left:
-            remove(path)
+@contextmanager
+def staging(directory: Path) -> Iterator[Path]:
+    """A hidden folder inside a sequence's own; what lies in it in the end gets its name, metadata last.
 
-
-# --- One sequence, then the loop
-
-def prepare_sequence(directory: str, target: Target, ffmpeg: Callable[[], str], get_video: Callable[[str], Video],
-                     on_frame: Callable[[int], None]) -> None:
-    """Make a sequence ready, reusing what is right already; the video is asked for only when frames are missing.
-
-    `get_video` takes the reason why part of a streamed video will not do, if that is so.
-    Until sequence_meta.json says what the images are, UNFINISHED_NAME says what they are meant to be, so that a later
-    run knows which of them it can trust.
-
-    :raises SequenceError: with the reason why it cannot be done.
+    From the moment at which the old metadata goes until the new one stands, nothing in the folder counts.
+    What is made of the frames goes and comes with them; other files in the folder are the user's.
     """
-    frames_dir = os.path.join(directory, "frames")
-    for folder in (directory, frames_dir):
-        if os.path.islink(folder):
-            raise SequenceError("%s is a symbolic link; remove it" % folder)
-    meta = read_object(os.path.join(directory, META_NAME))
-    longer = replace(target, frame_ids=rising_ids(meta.get("frame_ids")) or (), gt_stub=False, contact_sheet=False)
-    if longer.frame_ids[:len(target.frame_ids)] == target.frame_ids and why_not_ready(directory, longer) is None:
-        target = replace(target, frame_ids=longer.frame_ids)  # more frames than are wanted: all stay
-    stored, statement, right = what_is_there(directory, target)
-    if lacks_frames(target, statement, right):
-        video = get_video("")
-        statement = sequence_meta(target, target.frame_ids, video.revision, video.packets.fps, None)
-        right = right_frames(directory, stored, statement)
-        if video.packets.complete and target.frame_ids[-1] >= len(video.packets.pts):
-            try:
-                count = frame_count(ffmpeg(), video)
-            except NeedsWholeVideo as error:
-                count = frame_count(ffmpeg(), get_video(str(error)))
-            raise SequenceError(too_short(target, count))
-    os.makedirs(frames_dir, exist_ok=True)
-    drawn = 0 in right and stored.get("init_bbox") == statement["init_bbox"]
-    if {**stored, "image_size": None} != statement:
-        stale = [frame_path(directory, index) for index in range(len(target.frame_ids)) if index not in right]
-        stale += [os.path.join(frames_dir, name) for name in os.listdir(frames_dir)
-                  if re.fullmatch(r"f\d{2,}\.png", name) and int(name[1:-4]) >= len(target.frame_ids)]
-        stale += [] if drawn else [annotated_path(directory), crop_path(directory)]
-        stale += [os.path.join(directory, name) for name in ("gt.json", "contact_sheet.jpg", META_NAME)]
-        for path in stale:
-            remove(path)
-        write_json(os.path.join(directory, UNFINISHED_NAME), statement)
-    first_png = b""
-    if len(right) < len(target.frame_ids):
-        index_of = {k: index for index, k in enumerate(target.frame_ids)}
-        staged: Dict[int, str] = {}
-
-        def keep(k: int, png: bytes) -> None:
-            nonlocal first_png
-            if sorted(png_header_size(png)) != sorted(video.packets.size):
-                raise SequenceError("%s changes its picture size on the way to frame %d; such videos are not supported"
-                                    % (video.name, k))
-            if index_of[k] == 0:
-                first_png = png
-            if k in staged:
-                remove(staged[k])
-            staged[k] = stage(frame_path(directory, index_of[k]), png)
-            on_frame(index_of[k] + 1)
-
-        def settle(frame_ids: Sequence[int]) -> None:
-            for k in frame_ids:
-                path = frame_path(directory, index_of[k])
-                if not put(staged.pop(k), path) and not png_size(path):
-                    raise SequenceError("%s was taken away by another program" % path)
-
-        missing = [k for k, index in index_of.items() if index not in right]
-        try:
-            try:
-                extract_frames(ffmpeg(), video, missing, keep, settle)
-            except NeedsWholeVideo as error:
-                extract_frames(ffmpeg(), get_video(str(error)), missing, keep, settle)
-        except VideoEnds as error:
-            raise SequenceError(too_short(target, error.frame_count)) from None
-        finally:
-            for path in staged.values():
-                remove(path)
-    finish_sequence(directory, target, statement, first_png, drawn)
-
-
-def what_is_there(directory: str, target: Target) -> Tuple[Dict[str, Any], Dict[str, Any], List[int]]:
-    """(what is stored about the images, what is to be stored if no frame is missing, the indices of the right frames)."""
-    stored = read_object(os.path.join(directory, META_NAME)) or read_object(os.path.join(directory, UNFINISHED_NAME))
-    source = stored.get("source")
-    revision = source.get("revision") if isinstance(source, dict) else None
-    statement = sequence_meta(target, target.frame_ids, revision, stored.get("clip_fps"), None)
-    return stored, statement, right_frames(directory, stored, statement)
-
-
-def lacks_frames(target: Target, statement: Mapping[str, Any], right: Sequence[int]) -> bool:
-    other_revision = target.revision is not None and target.revision != statement["source"]["revision"]
-    return len(right) < len(target.frame_ids) or other_revision
-
-
-def too_short(target: Target, frame_count: int) -> str:
-    """What to tell about a sequence that asks for frames past the end of its video."""
-    remedies = what_fits(target.sequence, len(target.frame_ids), target.stride, frame_count)
-    return "asks for frame %d, but the video has %d frames (0 to %d); %s" % (
-        target.frame_ids[-1], frame_count, frame_count - 1, " or ".join(remedies) + " would fit" if remedies else
-        "its initial frame %d is past the end: is this the right video?" % target.sequence.init_frame_id)
-
-
-def right_frames(directory: str, stored: Mapping[str, Any], statement: Mapping[str, Any]) -> List[int]:
-    """The indices of the frames on disk that are whole and, by what is stored about them, the ones wanted."""
-    if any(stored.get(key) != statement[key] for key in ("source", "scene", "camera")):
-        return []
-    stored_ids = stored.get("frame_ids")
-    pairs = zip(stored_ids if isinstance(stored_ids, list) else [], statement["frame_ids"])
-    sizes = {index: png_size(frame_path(directory, index)) for index, (stored_id, wanted) in enumerate(pairs)
-             if stored_id == wanted}
-    size = tuple(stored["image_size"]) if isinstance(stored.get("image_size"), list) else sizes.get(0)
-    return [index for index in sizes if sizes[index] and sizes[index] == size]
-
-
-def finish_sequence(directory: str, target: Target, statement: Dict[str, Any], first_png: bytes, drawn: bool) -> None:
-    """Everything that follows from the frames, sequence_meta.json last."""
-    paths = [frame_path(directory, index) for index in range(len(target.frame_ids))]
-    sizes = {png_size(path) for path in paths}
-    if len(sizes) != 1:
-        raise SequenceError("the video's picture changes its size: %s" % ", ".join("%dx%d" % size for size in sizes if size))
-    size = sizes.pop()
-    annotated, crop = annotated_path(directory), crop_path(directory)
-    if not (drawn and png_size(annotated) == size and (png_size(crop) or not can_draw())):
-        annotated_png, crop_png = draw(first_png or Path(paths[0]).read_bytes(), target.sequence.init_bbox)
-        write_file(annotated, annotated_png)
-        if crop_png:
-            write_file(crop, crop_png)
-    meta = {**statement, "image_size": list(size)}
-    if target.gt_stub:
-        write_json(os.path.join(directory, "gt.json"), gt_stub(meta))
-    if target.contact_sheet:
-        titles = [("f00, target marked", annotated), ("the target", crop)]
-        titles += [("frame %d" % k, path) for k, path in zip(target.frame_ids, paths)]
-        write_file(os.path.join(directory, "contact_sheet.jpg"),
-                   contact_sheet([(title, Path(path)) for title, path in titles if os.path.exists(path)]))
-    write_json(os.path.join(directory, META_NAME), meta)
-    tidy(directory, os.path.join(directory, "frames"))
-
-
-class Reporter:
-    """What a person sees: a bar on a terminal, plain lines elsewhere, nothing raw from the input in either."""
-
-    def __init__(self, quiet: bool = False):
-        self.quiet = quiet
-        self.bar: Any = None
-        self.done = self.total = 0
-        self.started = 0.0
-
-    def say(self, text: str) -> None:
-        if not self.quiet:
-            self.write(text)
-
-    def error(self, text: str) -> None:
-        for line in text.split("\n"):
-            self.write("ERROR: " + line)
-
-    def write(self, text: str) -> None:
-        if self.bar is not None:
-            self.bar.clear()
-        print(printable(text), file=sys.stderr, flush=True)
-
-    def start(self, total: int) -> None:
-        self.total, self.started = total, time.time()
-        self.open_bar()
-
-    def open_bar(self) -> None:
-        if self.quiet or not self.total or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
-            return
-        try:
-            from tqdm import tqdm
-        except ImportError:
-            return
-        self.bar = tqdm(total=self.total, initial=self.done, file=sys.stderr, dynamic_ncols=True, leave=False,
-                        bar_format="{n_fmt}/{total_fmt} [{elapsed}<{remaining}] {bar:10}{postfix}")
-        self.bar.start_t, self.bar.initial = self.started, 0
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
-            self.bar = None
-
-    def frame(self, seq_id: str, count: int, nframes: int) -> None:
-        if self.bar is not None:
-            self.bar.set_postfix_str("%s, frame %d/%d" % (seq_id, count, nframes))
-
-    def sequence(self, seq_id: str, result: str) -> None:
-        self.done += 1
-        if self.bar is not None:
-            self.bar.update()
-        else:
-            self.say("[%d/%d] %s: %s" % (self.done, self.total, seq_id, result))
-
-    @contextmanager
-    def video(self, text: str) -> Iterator[None]:
-        """Say which video is being got, and leave the terminal's last line to the download's own bar."""
-        self.close()
-        self.say(text)
-        try:
-            yield
-        finally:
-            self.open_bar()
-
-
-def printable(text: str) -> str:
-    """The text without anything that could steer a terminal: control and bidirectional characters, lone surrogates."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
-
-
-def shown(value: Any) -> str:
-    """A short form of a value from the input, for messages; nothing nested, for that may hold ground truth."""
-    if isinstance(value, dict) or isinstance(value, list) and any(isinstance(item, (dict, list)) for item in value):
-        return json_type(value)
+    for left in directory.glob(STAGING_PREFIX + "*"):  # by a run that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    stage = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=directory))
     try:
-        text = json.dumps(value, ensure_ascii=False)
-    except (ValueError, RecursionError):
-        text = json_type(value)
-    return text if len(text) <= 100 else text[:97] + "..."
+        (stage / "frames").mkdir()
+        yield stage
+        made = sorted((path.relative_to(stage) for path in stage.rglob("*.*")),
+                      key=lambda path: path.name == META_NAME)
+        (directory / "frames").mkdir(exist_ok=True)
+        old = "f[0-9][0-9]*.png" if Path("frames/f00.png") in made else "f00_ann.png"
+        for path in [directory / META_NAME, directory / "frames/crop.png", directory / SHEET_NAME,
+                     *(directory / "frames").glob(old)]:
+            remove(path)
+        for name in made:
+            put(stage / name, directory / name)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
 
 
-def make_demo(ffmpeg: Callable[[], str], source_dir: Path, say: Callable[[str], None]) -> None:
+def prepare_sequence(target: Target, source: VideoSource, whole: str = "") -> None:
+    """Make a sequence ready, or SequenceError; the video is asked for only when frames are missing."""
+    count = len(target.frame_ids)
+    with staging(target.directory) as stage:
+        meta = kept_frames(target)
+        if meta is None:
+            video = source.get(whole)
+            if target.frame_ids[-1] >= len(video.pts):
+                raise SequenceError(too_short(target, len(video.pts)))
+            extract_frames(video, target.frame_ids, stage)
+            frames = frame_paths(stage, count)
+            sizes = [png_size(frame) for frame in frames]
+            if sizes != sizes[:1] * count:
+                raise SequenceError(SIZE_CHANGES % video.name)
+            meta = sequence_meta(target, target.frame_ids, video.revision, video.fps, sizes[0])
+        else:
+            frames = frame_paths(target.directory, count)
+            meta = sequence_meta(target, meta["frame_ids"], meta["source"]["revision"], meta["clip_fps"],
+                                 meta["image_size"])
+        annotated, crop = stage / "frames/f00_ann.png", stage / "frames/crop.png"
+        drawn, cut_out = draw(frames[0].read_bytes(), target.sequence.init_bbox)
+        annotated.write_bytes(drawn)
+        if cut_out:
+            crop.write_bytes(cut_out)
+        stub = gt_to_write(target, meta)
+        if stub:
+            write_json(stage / GT_NAME, stub)
+        if target.contact_sheet or (target.directory / SHEET_NAME).exists() and library("PIL.Image"):
+            titles = [("f00, target marked", annotated), ("the target", crop)]
+            titles += [("frame %d" % k, path) for k, path in zip(target.frame_ids, frames)]
+            sheet = contact_sheet([(title, path) for title, path in titles if path.exists()])
+            (stage / SHEET_NAME).write_bytes(sheet)
+        write_json(stage / META_NAME, meta)
+
+
+def too_short(target: Target, count: int) -> str:
+    """What to tell about a sequence that asks for frames past the end of its video of `count` frames."""
+    remedies = what_fits(target.sequence, len(target.frame_ids), target.stride, count)
+    hint = " or ".join(remedies) + " would fit" if remedies else (
+        "its initial frame %d is past the end: is this the right video?" % target.sequence.init_frame_id)
+    return "asks for frame %d, but the video has %d frames (0 to %d); %s" % (
+        target.frame_ids[-1], count, count - 1, hint)
+
+
+@contextmanager
+def one_run_at_a_time(directory: Path) -> Iterator[None]:
+    """Have a folder for this run alone, where system and disk can tell; it goes if nothing came of it."""
+    for folder in (directory, directory / "frames"):
+        if folder.is_symlink():
+            raise SequenceError("%s is a symbolic link; remove it" % folder)
+    directory.mkdir(parents=True, exist_ok=True)
+    handle = None
+    try:
+        with suppress(ImportError, OSError):  # Windows, or a disk without locks
+            import fcntl
+            handle = os.open(directory, os.O_RDONLY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                LOG.info("Waiting for another run that is at work on %s", directory)
+                fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+        with suppress(OSError):
+            directory.rmdir()
+
+
+# --- Demo and check
+
+DEMO_FLOOR = ("color=c=0x9a938a:s=1280x720:r=30:d=12,drawgrid=w=80:h=80:t=2:c=0x7d766e,"
+              "drawbox=x=0:y=0:w=iw:h=150:c=0x5d6b7a:t=fill,drawgrid=w=16:h=16:t=1:c=white@0.06")
+DEMO_ROBOT = ("color=c=0xd9822b:s=90x150:r=30:d=12,drawbox=x=15:y=20:w=60:h=34:c=0x24303c:t=fill,"
+              "drawbox=x=0:y=125:w=iw:h=25:c=0x24303c:t=fill")
+DEMO_PATH = "overlay=x='120+2*n':y='300+60*sin(n/40)'"  # of its upper left corner, in pixels
+
+
+def make_demo(source_dir: Path) -> None:
     """Film a synthetic warehouse floor with a moving robot, and write a benchmark of it in three flavours.
 
     The video is made with ffmpeg's own encoder and sources, so that any build of it will do.
     """
-    width, height, seconds, start_x, start_y, speed = 1280, 720, 12, 120, 300, 2
-    scene, camera, target_width, target_height = "Demo_000", "Camera_01", 90, 150
-    video = source_dir / DEFAULT_REPO_SUBDIR / "val" / scene / "videos" / (camera + ".mp4")
-    floor = ("color=c=0x9a938a:s=%dx%d:r=30:d=%d,drawgrid=w=80:h=80:t=2:c=0x7d766e,drawbox=x=0:y=0:w=iw:h=150:c=0x5d6b7a:"
-             "t=fill,drawgrid=w=16:h=16:t=1:c=white@0.06" % (width, height, seconds))
-    robot = ("color=c=0xd9822b:s=%dx%d:r=30:d=%d,drawbox=x=15:y=20:w=60:h=34:c=0x24303c:t=fill,drawbox=x=0:y=125:w=iw:h=25:"
-             "c=0x24303c:t=fill" % (target_width, target_height, seconds))
-    path = "overlay=x='%d+%d*n':y='%d+60*sin(n/40)'" % (start_x, speed, start_y)
-
-    def bbox(k: int) -> List[float]:
-        x, y = start_x + speed * k, start_y + 60 * math.sin(k / 40)
-        return [round(x / width * 1000, 1), round(y / height * 1000, 1),
-                round((x + target_width) / width * 1000, 1), round((y + target_height) / height * 1000, 1)]
-
-    inside = os.path.join(os.path.realpath(source_dir.parent), os.path.relpath(video.parent, source_dir.parent))
-    if os.path.realpath(video.parent) != inside:
+    folder = Path(DEFAULT_REPO_SUBDIR, "val/Demo_000/videos")
+    video = source_dir / folder / "Camera_01.mp4"
+    video.parent.mkdir(parents=True, exist_ok=True)
+    if video.parent.resolve() != source_dir.parent.resolve() / source_dir.name / folder:
         raise StopRun("%s has a symbolic link in it; remove it" % source_dir)
-    os.makedirs(video.parent, exist_ok=True)
-    if not video.exists():
-        say("Making the demo scene ...")
-        tidy(str(video.parent))
-        unfinished = str(video.parent / (TEMPORARY_PREFIX + os.urandom(6).hex()))
-        code, _, log = run_child(
-            [ffmpeg(), "-nostdin", "-hide_banner", "-nostats", "-loglevel", "repeat+level+error", "-y", "-f", "lavfi", "-i",
-             floor, "-f", "lavfi", "-i", robot, "-filter_complex", path, "-c:v", "mpeg4", "-q:v", "3", "-g", "60",
-             "-pix_fmt", "yuv420p", "-f", "mp4", "file:" + os.path.abspath(unfinished)], lambda chunks: b"".join(chunks))
-        if code != 0:
-            raise StopRun("the demo's video cannot be made: %s" % ffmpeg_words(log, video, video.name))
-        put(unfinished, str(video))
-    standard = {"scene": scene, "camera": camera, "object_id": "1", "object_type": "Robot", "init_frame_id": 30,
-                "init_bbox": bbox(30), "canonical_frame_ids": list(range(30, 150, 15)), "clip_fps": 30.0}
-    records = [
-        {"seq_id": "%s__%s__30__obj1" % (scene, camera), **standard},
-        {"seq_id": "%s__%s__100__obj1" % (scene, camera), "object_type": "Robot",
-         "gt_bboxes": {str(k): bbox(k) for k in range(100, 220, 15)}, "clip_end_frame": 219},
-        {"id": "%s__%s__200__obj1" % (scene, camera), "scene": scene, "camera": camera,
-         "source_frame_ids": list(range(200, 320, 15)), "init_bbox": bbox(200)},
+    with one_run_at_a_time(source_dir), tempfile.TemporaryDirectory(
+            prefix=STAGING_PREFIX, dir=source_dir) as stage:
+        if not video.exists():
+            LOG.info("Making the demo scene ...")
+            code, _, log = run_ffmpeg(
+                "-loglevel", "repeat+level+error", "-f", "lavfi", "-i", DEMO_FLOOR, "-f", "lavfi",
+                "-i", DEMO_ROBOT, "-filter_complex", DEMO_PATH, "-c:v", "mpeg4", "-q:v", "3", "-g", "60",
+                "-pix_fmt", "yuv420p", "-f", "mp4", "video.mp4", cwd=Path(stage))
+            if code != 0:
+                raise StopRun("the demo's video cannot be made: %s" % ffmpeg_words(log, video, video.name))
+            put(Path(stage, "video.mp4"), video)
+        lines = "".join(json.dumps(record) + "\n" for record in demo_records())
+        Path(stage, DEMO_BENCHMARK).write_text(lines, encoding="ascii")
+        put(Path(stage, DEMO_BENCHMARK), source_dir / DEMO_BENCHMARK)
+
+
+def demo_box(k: int) -> List[float]:
+    """The robot in frame k, in thousandths."""
+    x, y = 120 + 2 * k, 300 + 60 * math.sin(k / 40)
+    return [round(edge * 1000, 1) for edge in (x / 1280, y / 720, (x + 90) / 1280, (y + 150) / 720)]
+
+
+def demo_records() -> List[Dict[str, Any]]:
+    return [
+        {"seq_id": "Demo_000__Camera_01__30__obj1", "scene": "Demo_000", "camera": "Camera_01",
+         "object_id": "1", "object_type": "Robot", "init_frame_id": 30, "init_bbox": demo_box(30),
+         "canonical_frame_ids": list(range(30, 150, 15)), "clip_fps": 30.0},
+        {"seq_id": "Demo_000__Camera_01__100__obj1", "object_type": "Robot",
+         "gt_bboxes": {str(k): demo_box(k) for k in range(100, 220, 15)}, "clip_end_frame": 219},
+        {"id": "Demo_000__Camera_01__200__obj1", "scene": "Demo_000", "camera": "Camera_01",
+         "source_frame_ids": list(range(200, 320, 15)), "init_bbox": demo_box(200)},
     ]
-    write_file(str(source_dir / DEMO_BENCHMARK), "".join(json.dumps(record) + "\n" for record in records).encode("ascii"))
 
 
-# --- Check
-
-def picture_problem(directory: str, target: Target) -> Optional[str]:
-    """What is wrong with the pictures of a sequence that passes for ready: decodes all of them, draws overlay and crop anew.
-
-    Where another library drew the overlay, its word may look different; the rest may not.
-    """
-    from PIL import Image, ImageChops
-    paths = [frame_path(directory, index) for index in range(len(target.frame_ids))]
-    try:
-        for path in paths + [os.path.join(directory, "contact_sheet.jpg")] * target.contact_sheet:
-            with Image.open(path) as picture:
+def broken_picture(target: Target) -> Optional[str]:
+    """Which picture of a sequence that passes for ready cannot be decoded."""
+    frames, image = target.directory / "frames", library("PIL.Image")
+    paths = frame_paths(target.directory, len(target.frame_ids)) + [frames / "f00_ann.png"]
+    paths += [path for path in [frames / "crop.png"] if path.exists()]
+    for path in paths + [target.directory / SHEET_NAME] * target.contact_sheet:
+        try:
+            with image.open(path) as picture:
                 picture.load()
-        drawn = draw(Path(paths[0]).read_bytes(), target.sequence.init_bbox)
-        for path, png in zip((annotated_path(directory), crop_path(directory)), drawn):
-            with Image.open(path) as found, Image.open(io.BytesIO(png or b"")) as expected:
-                size = expected.size
-                changed = found.size != size or ImageChops.difference(found.convert("RGB"), expected.convert("RGB")).getbbox()
-            if changed and path == annotated_path(directory) and changed is not True:
-                x, y = label_origin(overlay_corners(target.sequence.init_bbox, *size))
-                left, top, right, bottom = changed
-                changed = not (x - 4 <= left and right <= x + 90 and y - 20 <= top and bottom <= y + 8)
-            if changed:
-                return "%s is not what f00.png and the initial box give; delete it and run again" % os.path.basename(path)
-    except Exception as error:  # Pillow raises many things for broken pictures
-        return "%s cannot be decoded (%s); delete it and run again" % (os.path.basename(path), type(error).__name__)
+        except Exception as error:  # Pillow raises many things for broken pictures
+            return "%s cannot be decoded (%s); delete it and run again" % (path.name, type(error).__name__)
     return None
 
 
-def check_all(args: argparse.Namespace, targets: Sequence[Target], say: Callable[[str], None]) -> int:
+def check_all(args: argparse.Namespace, targets: Sequence[Target]) -> int:
     """Tell what is ready and what is not, and which videos are still needed: 0 when all are ready, else 1."""
     counts: Dict[str, int] = collections.Counter()
-    videos: Dict[str, str] = {}
+    needed: Set[str] = set()
     for target in targets:
-        directory = os.path.join(args.output_dir, target.sequence.seq_id)
-        problem = why_not_ready(directory, target)
-        if problem is None:
-            problem = picture_problem(directory, target)
-            needs_video = re.match(r"f\d+\.png", problem or "") is not None
-        else:
-            needs_video = lacks_frames(target, *what_is_there(directory, target)[1:])
-        if needs_video and target.path not in videos:
-            videos[target.path] = video_at_hand(args, target.path)
-        state = "ready" if problem is None else "partly" if os.path.isdir(directory) else "missing"
+        problem = why_not_ready(target)
+        broken = None if problem else broken_picture(target)
+        if broken and re.match(r"f\d+\.png", broken) or problem and kept_frames(target) is None:
+            needed.add(target.path)
+        reason = problem or broken
+        state = "ready" if not reason else "partly" if target.directory.is_dir() else "missing"
         counts[state] += 1
-        say("%-7s %s%s" % (state, target.sequence.seq_id, ": " + problem if problem else ""))
-    for path, place in sorted(videos.items()):
-        say("video   %s: %s" % (path, place))
-    at_hand = sum(place != TO_GET for place in videos.values())
-    print("Check: %d ready, %d partly there, %d missing; videos needed: %d (%d at hand)"
-          % (counts["ready"], counts["partly"], counts["missing"], len(videos), at_hand))
+        if not args.quiet:
+            line = "%-7s %s" % (state, target.sequence.seq_id)
+            write_line("%s: %s" % (line, reason) if reason else line, sys.stdout)
+    at_hand = {path for path in needed if (
+        local_video(args.video_dir, path, args.repo_subdir) if args.video_dir else
+        HubFile(args.repo_id, path, args.revision, None, args.hf_cache_dir).cached())}
+    for path in sorted(needed) if not args.quiet else ():
+        write_line("video   %s: %s" % (path, "at hand" if path in at_hand else "not at hand"), sys.stdout)
+    write_line("Check: %d ready, %d partly there, %d missing; videos needed: %d (%d at hand)" % (
+        counts["ready"], counts["partly"], counts["missing"], len(needed), len(at_hand)), sys.stdout)
     return 0 if counts["ready"] == len(targets) else 1
-
-
-TO_GET = "not at hand"
-
-
-def video_at_hand(args: argparse.Namespace, path: str) -> str:
-    if args.video_dir:
-        try:
-            local_video(Path(args.video_dir), path, args.repo_subdir)
-            return "in --video-dir"
-        except VideoError:
-            return TO_GET
-    return "in the cache" if HubFile(args.repo_id, path, args.revision, None, args.hf_cache_dir).cached() else TO_GET
 
 
 # --- Command line
@@ -1849,345 +1619,397 @@ class Parser(argparse.ArgumentParser):
 def whole_number(largest: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         if not re.fullmatch("[0-9]{1,9}", text) or not 1 <= int(text) <= largest:
-            raise argparse.ArgumentTypeError("expected a whole number from 1 to %d, got %s" % (largest, shown(text)))
+            raise argparse.ArgumentTypeError(
+                "expected a whole number from 1 to %d, got %s" % (largest, shown(text)))
         return int(text)
     return parse
 
 
 def repository_id(text: str) -> str:
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", text, re.ASCII):
-        raise argparse.ArgumentTypeError("expected OWNER/NAME, got %s" % shown(text))
-    return text
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", text, re.ASCII):
+        return text
+    raise argparse.ArgumentTypeError("expected OWNER/NAME, got %s" % shown(text))
+
+
+def path_name(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, got nothing")
+    return os.path.expanduser(text)
 
 
 EXAMPLES = """examples:
-  python prepare_sot_dataset.py --demo --output-dir SOT_demo
-  python prepare_sot_dataset.py --benchmark sot_benchmark.jsonl --output-dir SOT_prepared_8f
-  python prepare_sot_dataset.py --benchmark sot_benchmark.jsonl --output-dir SOT_prepared_8f --check
+  python prepare_sot_dataset.py --demo
+  python prepare_sot_dataset.py --benchmark sot_benchmark.jsonl \\
+      --output-dir SOT_prepared_8f
 """
+
+
+SWITCH: Dict[str, Any] = {"action": "store_true"}
+PATH: Dict[str, Any] = {"metavar": "DIR", "type": path_name}
+OPTIONS: Tuple[Tuple[str, Dict[str, Any], str], ...] = (
+    ("what to prepare", {}, ""),
+    ("--benchmark", {**PATH, "metavar": "PATH"}, "benchmark file, JSON or JSON Lines; or "
+     "hf://datasets/OWNER/NAME/PATH (required, but for --demo)"),
+    ("--sequences", {"metavar": "ID", "nargs": "+", "action": "extend"},
+     "prepare these seq_ids only (default: all)"),
+    ("--demo", SWITCH, "prepare a small synthetic scene: no network, no token, no benchmark"),
+    ("which frames", {}, ""),
+    ("--nframes", {"metavar": "N", "type": whole_number(MAX_NFRAMES), "default": DEFAULT_NFRAMES},
+     "frames per sequence (default: %(default)s)"),
+    ("--stride", {"metavar": "N", "type": whole_number(MAX_FRAME_ID)}, "fixed distance in source frames "
+     "(default: the benchmark's own frame ids, else at most " + str(DEFAULT_STRIDE) + ")"),
+    ("where videos come from", {}, ""),
+    ("--video-dir", PATH, "a folder laid out like the repository, instead of the network"),
+    ("--stream", SWITCH, "fetch only the parts of each video that the frames need, and keep none"),
+    ("--hf-token", {"metavar": "TOKEN"}, "read access to the dataset (default: $HF_TOKEN, else your "
+     "`hf auth login`, else none)"),
+    ("--hf-cache-dir", PATH, "where downloaded videos are kept (default: the hub's own)"),
+    ("--repo-id", {"metavar": "ID", "type": repository_id, "default": DEFAULT_REPO_ID},
+     "dataset repository (default: %(default)s)"),
+    ("--repo-subdir", {"metavar": "DIR", "default": DEFAULT_REPO_SUBDIR},
+     "folder inside it (default: %(default)s)"),
+    ("--revision", {"metavar": "REV", "default": "main"},
+     "branch, tag or commit of it (default: %(default)s)"),
+    ("output", {}, ""),
+    ("--output-dir", PATH, "made if missing (required; default with --demo: " + DEMO_OUTPUT + ")"),
+    ("--gt-stub", SWITCH, "write gt.json with the initial box for the evaluator's loader"),
+    ("--contact-sheet", SWITCH, "write contact_sheet.jpg with all frames for the eye"),
+    ("other", {}, ""),
+    ("--check", SWITCH, "say what is ready, partly there or missing; write and download nothing"),
+    ("--quiet", SWITCH, "errors and the closing line only"),
+    ("--version", {"action": "version", "version": "%(prog)s " + __version__},
+     "show program's version number and exit"),
+    ("-h --help", {"action": "help"}, "show this help"),
+)
 
 
 def make_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="prepare_sot_dataset.py", description=__doc__, epilog=EXAMPLES, allow_abbrev=False,
                     add_help=False, formatter_class=argparse.RawDescriptionHelpFormatter)
-    what = parser.add_argument_group("what to prepare")
-    what.add_argument("--benchmark", metavar="PATH", help="benchmark file, JSON or JSON Lines; or "
-                      "hf://datasets/OWNER/NAME/PATH (required, but for --demo)")
-    what.add_argument("--sequences", metavar="ID", nargs="+", help="prepare these seq_ids only (default: all)")
-    what.add_argument("--demo", action="store_true", help="prepare a small synthetic scene: no network, no token, no "
-                      "benchmark")
-    frames = parser.add_argument_group("which frames")
-    frames.add_argument("--nframes", metavar="N", type=whole_number(MAX_NFRAMES), default=DEFAULT_NFRAMES,
-                        help="frames per sequence (default: %(default)s)")
-    frames.add_argument("--stride", metavar="N", type=whole_number(MAX_FRAME_ID), help="fixed distance in source frames "
-                        "(default: the benchmark's own frame ids, else at most %d)" % DEFAULT_STRIDE)
-    videos = parser.add_argument_group("where videos come from")
-    videos.add_argument("--video-dir", metavar="DIR", help="a folder laid out like the repository, instead of the network")
-    videos.add_argument("--stream", action="store_true", help="fetch only the parts of each video that the frames need, "
-                        "and keep none")
-    videos.add_argument("--hf-token", metavar="TOKEN", help="read access to the dataset (default: $HF_TOKEN, else your "
-                        "`hf auth login`, else none)")
-    videos.add_argument("--hf-cache-dir", metavar="DIR", help="where downloaded videos are kept (default: the hub's own)")
-    videos.add_argument("--repo-id", metavar="ID", type=repository_id, default=DEFAULT_REPO_ID,
-                        help="dataset repository (default: %(default)s)")
-    videos.add_argument("--repo-subdir", metavar="DIR", default=DEFAULT_REPO_SUBDIR,
-                        help="folder inside it (default: %(default)s)")
-    videos.add_argument("--revision", metavar="REV", default="main", help="branch, tag or commit of it (default: "
-                        "%(default)s)")
-    output = parser.add_argument_group("output")
-    output.add_argument("--output-dir", metavar="DIR", required=True, help="made if missing (required)")
-    output.add_argument("--gt-stub", action="store_true", help="write gt.json with the initial box for the evaluator's "
-                        "loader")
-    output.add_argument("--contact-sheet", action="store_true", help="write contact_sheet.jpg with all frames for the eye")
-    other = parser.add_argument_group("other")
-    other.add_argument("--check", action="store_true", help="say what is ready, partly there or missing; write and "
-                       "download nothing")
-    other.add_argument("--quiet", action="store_true", help="errors and the closing line only")
-    other.add_argument("--version", action="version", version="%(prog)s " + __version__)
-    other.add_argument("-h", "--help", action="help", help="show this help")
+    group: Any = parser
+    for names, settings, text in OPTIONS:
+        if names.startswith("-"):
+            group.add_argument(*names.split(), help=text, **settings)
+        else:
+            group = parser.add_argument_group(names)
     return parser
 
 
-def check_arguments(args: argparse.Namespace) -> None:
+def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
+    """The options, checked; StopRun when they are wrong."""
+    parser = make_parser()
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        options = [option for action in parser._actions for option in action.option_strings]
+        name = unknown[0].split("=")[0]  # its value may be a token
+        near = difflib.get_close_matches(name, options, n=1, cutoff=0.4)
+        parser.error("unknown argument %s%s" % (name, "; did you mean %s?" % near[0] if near else ""))
     if not args.benchmark and not args.demo:
-        raise StopRun("--benchmark is missing; for a first run without one use --demo")
-    if args.demo and (args.benchmark or args.video_dir):
-        raise StopRun("--demo makes its own benchmark and video; leave out --benchmark and --video-dir")
-    for option in ("output_dir", "video_dir"):
-        if getattr(args, option) == "":
-            raise StopRun("--%s: expected a folder, got nothing" % option.replace("_", "-"))
-    if args.video_dir and not os.path.isdir(args.video_dir):
-        raise StopRun("--video-dir %s: no such folder" % args.video_dir)
-    if os.path.exists(args.output_dir) and not os.path.isdir(args.output_dir):
-        raise StopRun("--output-dir %s: is not a folder" % args.output_dir)
+        raise StopRun("--benchmark is missing; to start:", *EXAMPLES.rstrip().split("\n")[1:])
+    output = args.output_dir = args.output_dir or (DEMO_OUTPUT if args.demo else "")
     args.repo_subdir = args.repo_subdir.strip("/")
-    if ".." in args.repo_subdir.split("/"):
-        raise StopRun("--repo-subdir %s: must lie inside the repository" % args.repo_subdir)
-    for option in ("contact_sheet", "check"):
-        if getattr(args, option) and not importlib.util.find_spec("PIL"):
-            raise StopRun("--%s needs Pillow: pip install Pillow" % option.replace("_", "-"))
     args.hf_token = (args.hf_token or os.environ.get("HF_TOKEN") or "").strip() or None
-    if args.hf_token and not re.fullmatch("[!-~]+", args.hf_token):
-        raise StopRun("the token (--hf-token or $HF_TOKEN) has characters that no token has; copy it again")
+    for wrong, text in (
+            (not output,
+             "--output-dir is missing: where to write, for example --output-dir SOT_prepared_%df"
+             % args.nframes),
+            (args.demo and (args.benchmark or args.video_dir),
+             "--demo makes its own benchmark and video; leave out --benchmark and --video-dir"),
+            (args.video_dir and not os.path.isdir(args.video_dir),
+             "--video-dir %s: no such folder" % args.video_dir),
+            (os.path.exists(output) and not os.path.isdir(output),
+             "--output-dir %s: is not a folder" % output),
+            (".." in args.repo_subdir.split("/"),
+             "--repo-subdir %s: must lie inside the repository" % args.repo_subdir),
+            (args.contact_sheet and not library("PIL.Image"),
+             "--contact-sheet needs Pillow: pip install Pillow"),
+            (args.check and not library("PIL.Image"),
+             "--check needs Pillow: pip install Pillow"),
+            (args.hf_token and not re.fullmatch("[!-~]+", args.hf_token),
+             "the token (--hf-token or $HF_TOKEN) has characters that no token has; copy it again")):
+        if wrong:
+            raise StopRun(text)
+    return args
 
 
-def load_benchmark(args: argparse.Namespace, say: Callable[[str], None]) -> List[SotSequence]:
-    path, remote = args.benchmark, re.fullmatch(r"hf://datasets/([^/@]+/[^/@]+)(?:@([^/]+))?/(.+)", args.benchmark)
-    if remote:
-        repo_id, revision, filename = remote.groups()
-        try:
-            path = HubFile(repo_id, filename, revision or "main", args.hf_token, args.hf_cache_dir).download(say)
-        except VideoError as error:
-            raise StopRun("benchmark %s" % error) from None
+def load_benchmark(args: argparse.Namespace) -> List[SotSequence]:
+    """The sequences of the file, or StopRun; a wrong record that --sequences leaves out is only told."""
+    path = args.benchmark
+    remote = re.fullmatch(r"hf://datasets/([^/@]+/[^/@]+)(?:@([^/]+))?/(.+)", path)
     try:
+        if remote:
+            repo_id, revision, filename = remote.groups()
+            file = HubFile(repo_id, filename, revision or "main", args.hf_token, args.hf_cache_dir)
+            path = file.cached() if args.check else file.download()
+            if path is None:
+                raise StopRun("--benchmark %s is not in the cache, and --check downloads nothing"
+                              % args.benchmark)
         data = Path(path).read_bytes()
+    except VideoError as error:
+        raise StopRun("benchmark %s" % error) from None
     except OSError as error:
         raise StopRun("--benchmark %s cannot be read: %s" % (args.benchmark, error.strerror)) from None
-    return read_benchmark(data, args.benchmark)
+    sequences, problems = read_benchmark(data, args.benchmark)
+    named = set(args.sequences or []) if sequences else set()
+    passed = [text for seq_id, text in problems if named and str(seq_id) not in named]
+    fatal = [text for _, text in problems if text not in passed]
+    for text in (fatal or passed)[:MAX_LISTED_ERRORS]:
+        LOG.log(logging.ERROR if fatal else logging.WARNING, "%s", text)
+    more = len(fatal or passed) - MAX_LISTED_ERRORS
+    if more > 0:
+        LOG.log(logging.ERROR if fatal else logging.WARNING, "... and %d more", more)
+    if fatal:
+        raise StopRun("%s: mistakes: %d; nothing was written" % (args.benchmark, len(fatal)))
+    for doubt in doubts(sequences):
+        LOG.warning("%s: %s", args.benchmark, doubt)
+    return sequences
 
 
-def make_targets(args: argparse.Namespace, sequences: Sequence[SotSequence]) -> List[Target]:
-    pinned = args.revision if re.fullmatch("[0-9a-f]{40}", args.revision) and not args.video_dir else None
-    return [Target(sequence, frame_ids_of(sequence, args.nframes, args.stride), args.repo_id,
-                   video_path(sequence, args.repo_subdir), pinned, args.stride, args.gt_stub, args.contact_sheet)
-            for sequence in sequences]
-
-
-def chosen(targets: Sequence[Target], seq_ids: Optional[Sequence[str]]) -> List[Target]:
-    """The targets that --sequences names, in benchmark order.
-
-    :raises StopRun: for a name that the benchmark does not have, with the nearest ones.
-    """
-    known = {target.sequence.seq_id for target in targets}
-    problems = []
-    for seq_id in seq_ids or []:
+def named_targets(targets: Sequence[Target], seq_ids: Optional[Sequence[str]]) -> List[Target]:
+    """The targets that --sequences names, in benchmark order; unknown names are told, or StopRun."""
+    known = [target.sequence.seq_id for target in targets]
+    for seq_id in dict.fromkeys(seq_ids or []):
         if seq_id not in known:
             near = difflib.get_close_matches(seq_id, known, n=3, cutoff=0.0)
-            problems.append("--sequences %s: not in the benchmark; nearest: %s" % (seq_id, ", ".join(near)))
-    if problems:
-        raise StopRun("\n".join(problems))
-    return [target for target in targets if not seq_ids or target.sequence.seq_id in set(seq_ids)]
+            LOG.error("--sequences %s: not in the benchmark; nearest: %s", seq_id, ", ".join(near))
+    wanted = [target for target in targets if not seq_ids or target.sequence.seq_id in set(seq_ids)]
+    if not wanted:
+        raise StopRun("--sequences: none of these is in the benchmark")
+    return wanted
 
 
+# --- The loop
+
+@dataclass
 class VideoSource:
-    """The videos of a run, one at a time: each is got and listed once, however many sequences want it."""
+    """A video, got and listed once when the first of its sequences asks for it."""
+    args: argparse.Namespace
+    path: str
+    wanted: Sequence[Sequence[int]]
+    place: str  # of it in this run, for messages
+    folder: str  # for what is streamed
+    found: Union[None, Video, VideoError] = None
 
-    def __init__(self, args: argparse.Namespace, wanted: Mapping[str, List[Tuple[int, ...]]],
-                 ffmpeg: Callable[[], str], reporter: Reporter, folder: str):
-        self.args, self.wanted, self.ffmpeg, self.reporter, self.folder = args, wanted, ffmpeg, reporter, folder
-        self.path: Optional[str] = None
-        self.found: Any = None
-        self.without_connection = 0
-
-    def get(self, path: str, why_whole: str = "") -> Video:
-        if path != self.path or why_whole:
-            self.path = path
+    def get(self, why_whole: str = "") -> Video:
+        """The video, or what stands in the way, again and again; with a reason, not part of it but all."""
+        if self.found is None or why_whole:
             try:
-                self.found = self.open(path, why_whole)
-                self.without_connection = 0
+                self.found = self.open(why_whole)
             except VideoError as error:
                 self.found = error
-                self.without_connection = self.without_connection + 1 if error.no_connection else 0
-                if self.without_connection == OFFLINE_VIDEOS_BEFORE_STOP:
-                    raise StopRun("no connection for %d videos in a row: %s. The same command goes on from here; "
-                                  "--video-dir needs no network" % (OFFLINE_VIDEOS_BEFORE_STOP, error)) from None
         if isinstance(self.found, VideoError):
             raise self.found
         return self.found
 
-    def open(self, path: str, why_whole: str) -> Video:
-        args, last_wanted = self.args, max(frame_ids[-1] for frame_ids in self.wanted[path])
+    def open(self, why_whole: str) -> Video:
+        args = self.args
         if args.video_dir:
-            return open_video(self.ffmpeg(), local_video(Path(args.video_dir), path, args.repo_subdir), path, None,
-                              last_wanted)
-        streamed = self.found.revision if why_whole and isinstance(self.found, Video) else None  # of which frames are there
-        hub_file = HubFile(args.repo_id, path, streamed or args.revision, args.hf_token, args.hf_cache_dir)
+            file = local_video(args.video_dir, self.path, args.repo_subdir)
+            if file is None:
+                raise VideoError("no such video in --video-dir: %s" % self.path)
+            return open_video(file, self.path, None)
+        # Of a streamed video some frames may be there already: the whole must be the same.
+        revision = self.found.revision if why_whole and isinstance(self.found, Video) else None
+        hub_file = HubFile(
+            args.repo_id, self.path, revision or args.revision, args.hf_token, args.hf_cache_dir)
         cached = hub_file.cached() if args.stream else None
         if args.stream and not why_whole and not cached:
+            LOG.info("Streaming from %s (%s)", self.path, self.place)
             try:
-                with self.reporter.video("Streaming from %s" % path):
-                    return self.stream(hub_file)
-            except NeedsWholeVideo as error:
+                return stream_video(hub_file, self.wanted, Path(self.folder, "streamed.mp4"))
+            except HubError:
+                raise
+            except SequenceError as error:
                 why_whole = str(error)
-        with self.reporter.video("Getting %s%s" % (path, why_whole and " whole: " + why_whole)):
-            file = hub_file.download(self.reporter.say, cached is not None)
-        return open_video(self.ffmpeg(), file, path, commit_of(file), last_wanted)
-
-    def stream(self, hub_file: HubFile) -> Video:
-        wanted = self.wanted[hub_file.path]
-        stream = Stream(hub_file, Path(self.folder, "streamed.mp4"), self.reporter.say)
-        index = stream.fetch_index()
-        last_listed = max(frame_ids[-1] for frame_ids in wanted) + STREAM_SLACK_PACKETS
-        video = open_video(self.ffmpeg(), stream.local, hub_file.path, stream.revision, last_listed, partial=True)
-        if not video.packets.regular:
-            raise NeedsWholeVideo("its frames cannot be told apart by time")
-        last = len(video.packets.pts) - 1  # all that is looked at when more is wanted
-        stream.fetch_frames(index, video.packets, [ids if ids[-1] <= last else (last,) for ids in wanted])
-        return video
+        LOG.info("Getting %s (%s)%s", self.path, self.place, why_whole and ", whole: " + why_whole)
+        file = hub_file.download(any_will_do=cached is not None)
+        # A copy in the cache lies in .../snapshots/COMMIT/ and then its path in the repository.
+        return open_video(file, self.path, file.parents[self.path.count("/")].name)
 
 
-@dataclass
-class Outcome:
-    """What a run has reached so far."""
-    ready: Dict[str, Optional[float]]  # seq_id -> clip_fps
-    already: int = 0
-    failures: Dict[str, str] = field(default_factory=dict)  # seq_id -> reason
-
-
-def prepare_all(args: argparse.Namespace, targets: Sequence[Target], outcome: Outcome, ffmpeg: Callable[[], str],
-                reporter: Reporter, folder: str) -> None:
-    """The loop over the sequences that are not ready yet, those of one video together."""
+def prepare_all(args: argparse.Namespace, targets: Sequence[Target], folder: str,
+                failures: Dict[str, str]) -> None:
+    """Make the sequences ready, video by video; those that fail go into `failures`, seq_id -> reason."""
     by_video: Dict[str, List[Target]] = {}
-    for target in targets:
-        if target.sequence.seq_id not in outcome.ready:
-            by_video.setdefault(target.path, []).append(target)
-    if not by_video:
-        return
-    ffmpeg()  # before anything is downloaded
-    if not can_draw():
-        reporter.say("WARNING: neither OpenCV nor Pillow is installed, so f00_ann.png is a plain copy and crop.png is left "
-                     "out; after pip install opencv-python the same command adds them")
-    os.makedirs(args.output_dir, exist_ok=True)
-    frame_ids = {path: [target.frame_ids for target in group] for path, group in by_video.items()}
-    videos = VideoSource(args, frame_ids, ffmpeg, reporter, folder)
-    reporter.start(sum(map(len, by_video.values())))
-    # Takes as long as a few frames. No daemon: a run that ends in the middle of an import may hang on its way out.
-    threading.Thread(target=import_drawing_library).start()
-    for target in (target for group in by_video.values() for target in group):
-        seq_id, directory = target.sequence.seq_id, os.path.join(args.output_dir, target.sequence.seq_id)
-        try:
-            with one_run_at_a_time(directory):
-                problem = why_not_ready(directory, target)
-                if problem is not None:
-                    prepare_sequence(directory, target, ffmpeg, lambda why_whole: videos.get(target.path, why_whole),
-                                     lambda count: reporter.frame(seq_id, count, len(target.frame_ids)))
-                    problem = why_not_ready(directory, target)
-        except SequenceError as error:
-            problem = str(error)
-        if problem is None:
-            outcome.ready.update(ready_ones(args.output_dir, [target]))
-        else:
-            outcome.failures[seq_id] = problem
-        reporter.sequence(seq_id, "ready" if problem is None else "FAILED, " + problem)
+    for target in sorted(targets, key=lambda target: target.path):
+        by_video.setdefault(target.path, []).append(target)
+    done = in_vain = 0
+    tqdm = library("tqdm") if on_terminal() else None
+    with nullcontext() if tqdm is None else tqdm.tqdm(
+            total=len(targets), file=sys.stderr, dynamic_ncols=True, leave=False,
+            bar_format="{n_fmt}/{total_fmt} [{elapsed}<{remaining}] {bar:10} {desc}") as bar:
+        for number, (path, group) in enumerate(by_video.items(), 1):
+            place = "video %d of %d" % (number, len(by_video))
+            source = VideoSource(args, path, [target.frame_ids for target in group], place, folder)
+            for target in group:
+                seq_id = target.sequence.seq_id
+                if bar is not None:
+                    bar.set_description_str(seq_id)
+                problem = prepared(target, source)
+                done += 1
+                if problem:
+                    failures[seq_id] = problem
+                if bar is not None:
+                    bar.update()
+                else:
+                    LOG.info("[%d/%d] %s: %s", done, len(targets), seq_id, "FAILED" if problem else "ready")
+            in_vain = in_vain + 1 if isinstance(source.found, HubError) else 0
+            if in_vain == VIDEOS_BEFORE_STOP:
+                raise StopRun("%d videos in a row could not be had: %s. The same command goes on from here; "
+                              "--video-dir needs no network" % (in_vain, source.found))
 
 
-@contextmanager
-def one_run_at_a_time(directory: str) -> Iterator[None]:
-    """Wait until no other run is at work on this sequence, where the system and the disk can tell."""
+def prepared(target: Target, source: VideoSource) -> Optional[str]:
+    """Make a sequence ready if it is not: None, or the reason why that failed."""
     try:
-        import fcntl
-        if not os.path.islink(directory):
-            os.makedirs(directory, exist_ok=True)
-        folder = os.open(directory, os.O_RDONLY)
-    except (ImportError, OSError):  # Windows; or it cannot be made, which will be told when it is needed
-        yield
-        return
-    try:
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX)
-        except OSError:  # no locks on this disk
-            pass
-        yield
-    finally:
-        os.close(folder)
-        try:
-            os.rmdir(directory)  # if nothing came of it
-        except OSError:
-            pass
+        with one_run_at_a_time(target.directory):
+            if why_not_ready(target) is None:
+                return None
+            try:
+                prepare_sequence(target, source)
+            except SequenceError as error:  # whatever goes wrong with part of a video, the whole may serve
+                if not getattr(source.found, "partial", False):
+                    raise
+                prepare_sequence(target, source, str(error))
+            return why_not_ready(target)
+    except SequenceError as error:
+        return str(error)
 
 
-def ready_ones(output_dir: str, targets: Iterable[Target]) -> Dict[str, Optional[float]]:
+def ready_ones(targets: Iterable[Target]) -> Dict[str, Optional[float]]:
     """The clip_fps of those targets that are ready."""
-    ready = {}
-    for target in targets:
-        directory = os.path.join(output_dir, target.sequence.seq_id)
-        if why_not_ready(directory, target) is None:
-            tidy(directory, os.path.join(directory, "frames"))
-            ready[target.sequence.seq_id] = read_object(os.path.join(directory, META_NAME)).get("clip_fps")
-    return ready
+    return {target.sequence.seq_id: read_object(target.directory / META_NAME).get("clip_fps")
+            for target in targets if why_not_ready(target) is None}
 
 
-def write_manifest(args: argparse.Namespace, targets: Sequence[Target], ready: Dict[str, Optional[float]]) -> None:
-    """Write gt_requests.json for all of the benchmark, `ready` being those that are known to be ready.
-
-    Another run may be at work on other sequences: whoever ends last must have seen what the others made ready, so
-    look once more after writing.
-    """
-    path, known = os.path.join(args.output_dir, MANIFEST_NAME), -1
-    while True:
-        ready.update(ready_ones(args.output_dir, [target for target in targets if target.sequence.seq_id not in ready]))
-        if len(ready) == known:
-            break
-        known = len(ready)
-        write_json(path, gt_requests(targets, ready, os.path.basename(args.benchmark), args.repo_id, args.repo_subdir,
-                                     args.nframes, args.stride))
-    tidy(args.output_dir)
-
-
-def run(args: argparse.Namespace, reporter: Reporter) -> int:
-    check_arguments(args)
-    ffmpeg = functools.lru_cache(maxsize=None)(find_ffmpeg)
+def run(args: argparse.Namespace) -> int:
+    output = Path(args.output_dir)
     if args.demo:
-        source_dir = Path(args.output_dir, DEMO_FOLDER)
-        args.benchmark, args.video_dir = str(source_dir / DEMO_BENCHMARK), str(source_dir)
+        args.benchmark, args.video_dir = str(output / DEMO_FOLDER / DEMO_BENCHMARK), str(output / DEMO_FOLDER)
         if not args.check:
-            make_demo(ffmpeg, source_dir, reporter.say)
-    targets = make_targets(args, load_benchmark(args, reporter.say))
-    wanted = chosen(targets, args.sequences)
+            make_demo(output / DEMO_FOLDER)
+    pinned = args.revision if COMMIT_FORM.fullmatch(args.revision) and not args.video_dir else None
+    targets = [Target(sequence, frame_ids_of(sequence, args.nframes, args.stride), output / sequence.seq_id,
+                      args.repo_id, video_path(sequence, args.repo_subdir), pinned, args.stride, args.gt_stub,
+                      args.contact_sheet) for sequence in load_benchmark(args)]
+    wanted = named_targets(targets, args.sequences)
     if args.check:
-        return check_all(args, wanted, lambda line: None if args.quiet else print(printable(line)))
-    outcome = Outcome(ready_ones(args.output_dir, wanted))
-    outcome.already = len(outcome.ready)
-    try:
-        with tempfile.TemporaryDirectory(prefix="prepare_sot_") if args.stream else nullcontext("") as folder:
-            prepare_all(args, wanted, outcome, ffmpeg, reporter, folder)
-    finally:
-        reporter.close()
-        for reason in sorted(set(outcome.failures.values())):
-            seq_ids = [seq_id for seq_id, text in outcome.failures.items() if text == reason]
-            reporter.error("%s: %s" % (", ".join(seq_ids), reason))
-    os.makedirs(args.output_dir, exist_ok=True)
-    write_manifest(args, targets, dict(outcome.ready))
-    if int(getattr(sys.modules.get("cv2"), "__version__", "4").split(".")[0]) > 4:
-        reporter.say("WARNING: OpenCV 5 draws the word %s in another font than the evaluator's OpenCV 4: "
-                     "pip install 'opencv-python<5'" % LABEL_TEXT)
-    print("Done: %d ready (%d already were), %d failed"
-          % (len(outcome.ready), outcome.already, len(outcome.failures)))
+        return check_all(args, wanted)
+    ready = ready_ones(wanted)
+    todo = [target for target in wanted if target.sequence.seq_id not in ready]
+    failures: Dict[str, str] = {}
+    if todo:
+        before_the_work(args, todo)
+        try:
+            with tempfile.TemporaryDirectory() if args.stream else nullcontext("") as folder:
+                prepare_all(args, todo, folder, failures)
+        finally:
+            for reason in sorted(set(failures.values())):
+                seq_ids = [seq_id for seq_id, text in failures.items() if text == reason]
+                LOG.error("%s: %s", ", ".join(seq_ids), reason)
+    with one_run_at_a_time(output):  # whoever has the lock last sees what all runs made ready
+        staged = output / (STAGING_PREFIX + MANIFEST_NAME)
+        write_json(staged, gt_requests(targets, ready_ones(targets), os.path.basename(args.benchmark),
+                                       args.repo_id, args.repo_subdir, args.nframes, args.stride))
+        put(staged, output / MANIFEST_NAME)
+    write_line("Done: %d ready (%d already were), %d failed" % (
+        len(wanted) - len(failures), len(ready), len(failures)), sys.stdout)
+    after_the_work(wanted)
     if args.demo:
-        reporter.say("Look at: " + annotated_path(os.path.join(args.output_dir, wanted[0].sequence.seq_id)))
-        reporter.say("By hand: python prepare_sot_dataset.py --benchmark %s --video-dir %s --output-dir %s"
-                     % tuple(map(shlex.quote, (args.benchmark, args.video_dir, args.output_dir))))
-    return 1 if outcome.failures else 0
+        quoted = '"{}"'.format if os.name == "nt" else shlex.quote
+        LOG.info("Look at: %s", wanted[0].directory / "frames" / "f00_ann.png")
+        LOG.info("By hand: python prepare_sot_dataset.py --benchmark %s --video-dir %s --output-dir %s",
+                 *map(quoted, (args.benchmark, args.video_dir, args.output_dir)))
+    unknown = set(args.sequences or []) - {target.sequence.seq_id for target in wanted}
+    return 1 if failures or unknown else 0
+
+
+def before_the_work(args: argparse.Namespace, todo: Sequence[Target]) -> None:
+    """Find out what would stop the work before anything is downloaded; say what the user should know."""
+    find_ffmpeg()
+    os.makedirs(args.output_dir, exist_ok=True)
+    tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=args.output_dir).cleanup()
+    if not drawing_library():
+        LOG.warning("neither OpenCV nor Pillow can be imported, so f00_ann.png is a plain copy and crop.png "
+                    "is left out; after pip install opencv-python-headless the same command adds them")
+    metas = [read_object(target.directory / META_NAME) for target in todo]
+    others = sum(bool(meta) and "source" not in meta for meta in metas)
+    if others:
+        LOG.warning("%d sequences were prepared by another program; they are made anew, their gt.json stays",
+                    others)
+    past = [target.sequence.seq_id for target in todo
+            if target.stride is None and target.sequence.clip_end_frame is not None
+            and max(set(target.frame_ids) - set(target.sequence.canonical_frame_ids), default=0)
+            > target.sequence.clip_end_frame]
+    if past:
+        LOG.warning("%d sequences reach past their clip_end_frame, where there may be no ground truth: first "
+                    "%s", len(past), past[0])
+
+
+def after_the_work(targets: Sequence[Target]) -> None:
+    """Warn of what the evaluator will stumble over."""
+    if int(getattr(sys.modules.get("cv2"), "__version__", "4").split(".")[0]) > 4:
+        LOG.warning("OpenCV 5 draws the word %s in another font than OpenCV 4; use the one that your "
+                    "evaluator uses (pip install 'opencv-python<5')", LABEL_TEXT)
+    given = [(target, read_object(target.directory / GT_NAME)) for target in targets
+             if os.path.lexists(target.directory / GT_NAME)]
+    other = [target.sequence.seq_id for target, found in given
+             if not is_gt_stub(found) and found.get("source_frame_ids") != list(target.frame_ids)]
+    if other:
+        LOG.warning("gt.json of %d sequences is not this program's and was left alone; does it fit these "
+                    "frames? first %s", len(other), other[0])
+    if not given:
+        LOG.info("No sequence has a gt.json, by which the evaluator's loader finds it: --gt-stub writes one")
+
+
+def on_signal(number: int, _: Any) -> None:
+    """Ctrl-C counts once; one more soon after is the same; a later one: a library has swallowed it."""
+    if number == signal.SIGTERM:
+        raise Terminated
+    if time.monotonic() - getattr(on_signal, "at", -math.inf) > 3:
+        setattr(on_signal, "at", time.monotonic())
+        raise KeyboardInterrupt
+
+
+def set_up() -> None:
+    """Standard streams that can be written to, our log on one of them, signals as exceptions."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed
+            setattr(sys, name, open(os.devnull, "w"))
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a path may hold what the encoding does not
+    LOG.handlers, LOG.propagate = [Screen()], False
+    LOG.setLevel(logging.INFO)
+    with suppress(ValueError):  # not in the main thread, where no signal arrives
+        signal.signal(signal.SIGTERM, on_signal)
+        if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as a shell does in the background
+            signal.signal(signal.SIGINT, on_signal)
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
-    reporter = Reporter()
-
+    set_up()
     try:
-        signal.signal(signal.SIGTERM, on_signal)
-        if signal.getsignal(signal.SIGINT) == signal.default_int_handler:  # not where a shell has it ignored
-            signal.signal(signal.SIGINT, on_signal)
-    except ValueError:  # not in the main thread, where no signal arrives
-        pass
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold what the terminal's encoding cannot show
-    try:
-        args = make_parser().parse_args(argv)
-        reporter.quiet = args.quiet
-        if args.quiet or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
-            os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-        return run(args, reporter)
+        args = parse_arguments(argv)
+        LOG.setLevel(logging.ERROR if args.quiet else logging.INFO)
+        return run(args)
     except StopRun as error:
-        reporter.error(str(error))
+        for line in error.args:
+            LOG.error("%s", line)
         return 2
+    except SystemExit as done:  # of --help and --version
+        write_line("", sys.stdout, end="")
+        return int(done.code or 0)
     except OSError as error:
-        reporter.error("%s: %s" % (error.filename or "file", error.strerror or error))
+        LOG.error("%s: %s; once that is mended, the same command goes on from here", error.filename or "file",
+                  error.strerror or error)
         return 2
     except KeyboardInterrupt:
-        reporter.write("Interrupted. The same command goes on from here.")
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the libraries' own endings are not to be disturbed
+        LOG.error("%s", INTERRUPTED)
         return 130
     except Terminated:
-        reporter.write("Terminated. The same command goes on from here.")
+        LOG.error("Terminated. The same command goes on from here.")
         return 143
 
 

@@ -1,4 +1,4 @@
-"""Times the program beside other ways to the same PNGs: `python tests/bench_extraction.py` (Linux, macOS; 5 minutes).
+"""Times the program beside other ways to the same PNGs: `python tests/bench.py` (Linux, macOS; 5 minutes).
 
 Every row is a whole process from start to end. The rows of a table take turns, round by round, so that a machine that
 slows down slows them all. What is not installed is named and left out. No test: run it by hand.
