@@ -47,7 +47,7 @@ import struct
 import subprocess
 import tempfile
 import time
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -171,10 +171,15 @@ def on_terminal() -> bool:
 @functools.lru_cache(maxsize=None)
 def library(name: str) -> Any:
     """A library that is there and works, else None. What a broken one raises on import is anybody's guess."""
+    pressed = getattr(on_signal, "at", None)
     try:
-        return importlib.import_module(name)
+        with redirect_stdout(io.StringIO()):  # OpenCV says there what it lacks
+            return importlib.import_module(name)
     except Exception:
         return None
+    finally:
+        if getattr(on_signal, "at", None) != pressed:  # C code makes something else of a KeyboardInterrupt
+            raise KeyboardInterrupt
 
 
 # --- The sequence: all that the rest of the program knows of a record. It has no room for ground truth.
@@ -411,8 +416,10 @@ def wrong_fields(fields: Mapping[str, Any]) -> List[str]:
         if value is None and field.default is REQUIRED:
             wrongs.append("field %s: missing; expected %s" % (name, field.expected))
         elif value is not None and field.parse(value) is None:
+            flat = name in ("init_bbox", "canonical_frame_ids")  # another list may be ground truth
+            got = shown(value) if flat or not isinstance(value, list) else "a list"
             hint = box_hint(edges_of(value)) if name == "init_bbox" else ""
-            wrongs.append("field %s: expected %s, got %s%s" % (name, field.expected, shown(value), hint))
+            wrongs.append("field %s: expected %s, got %s%s" % (name, field.expected, got, hint))
     if str(fields.get("seq_id")).lower() in TAKEN_NAMES:
         wrongs.append("field seq_id: the program uses the name %s itself; choose another"
                       % shown(fields["seq_id"]))
@@ -594,8 +601,8 @@ def hub_client(what: str) -> Any:
         import huggingface_hub.file_download
         import huggingface_hub.utils
     except Exception as error:  # missing, broken, or a variable has a value that it cannot take
-        raise StopRun("huggingface_hub cannot be used (%s: %s): pip install -r requirements.txt, or check %s, or "
-                      "take the videos from a folder with --video-dir"
+        raise StopRun("huggingface_hub cannot be used (%s: %s): pip install -r requirements.txt, or check "
+                      "%s, or take the videos from a folder with --video-dir"
                       % (type(error).__name__, error, ", ".join(variables) or "its files")) from None
     client: Any = huggingface_hub
     constants, file_download, utils = client.constants, client.file_download, client.utils
@@ -841,6 +848,7 @@ class Video:
     name: str  # its path in the repository, for messages
     file: Path
     revision: Optional[str]
+    size: str  # of its pictures by its index, like 1920x1080; the decoder knows better
     time_base: Fraction
     packets: Tuple[Packet, ...]  # in file order
     pts: Tuple[int, ...]  # of the packets that are shown, rising
@@ -881,7 +889,7 @@ def ffmpeg_trouble(program: str) -> Optional[str]:
     try:
         code, picture, log = run_child([program, "-loglevel", "error", "-f", "lavfi", "-i", "color=s=16x16",
                                         "-frames:v", "1", "-c:v", "png", "-f", "image2pipe", "-"])
-    except StopRun as error:
+    except (StopRun, SequenceError) as error:
         return str(error)
     return None if code == 0 and PNG_END in picture else "; ".join(log[-3:]) or "exit code %d" % code
 
@@ -940,6 +948,8 @@ def open_video(file: Path, name: str, revision: Optional[str], partial: bool = F
     visible = sorted((packet.pts, packet.key) for packet, flags in timed if not flags & 4)
     header = dict(re.findall(r"^#(\w+)(?: 0)?: (\S+)$", listing, re.M))
     if not visible or code != 0 or not {"tb", "software"} <= set(header):
+        if re.search("Permission denied|Operation not permitted", words) and os.access(file, os.R_OK):
+            raise StopRun("ffmpeg may not read %s: %s; use another ffmpeg or another folder" % (file, words))
         reason = what_else(file) or ("Stream map" not in words and words) or "it holds no pictures"
         raise VideoError("%s cannot be decoded: %s" % (name, reason))
     if any(re.search(r"offset 0x[0-9a-f]+: partial file$", line) for line in log):
@@ -953,7 +963,7 @@ def open_video(file: Path, name: str, revision: Optional[str], partial: bool = F
     regular = (not re.search(FIRST_PACKET_COUNTS, stream[-1]) and len(timed) == len(rows) and packets[0].key
                and not any(flags & 2 for _, flags in timed) and pts[0] >= packets[0].pts
                and len(set(pts)) == len(pts))
-    return Video(name, file, revision, Fraction(header["tb"]), packets, pts,
+    return Video(name, file, revision, header.get("dimensions", ""), Fraction(header["tb"]), packets, pts,
                  tuple(k for k, (_, key) in enumerate(visible) if key), regular,
                  ("-fps_mode", "passthrough") if newer else ("-vsync", "0"), rate, partial)
 
@@ -967,11 +977,15 @@ OTHER_KINDS = ((b"\x1aE\xdf\xa3", "a WebM or Matroska file"), (b"RIFF", "an AVI 
                (b"version https://git-lfs", "a Git LFS pointer, not the file (git lfs pull gets it)"))
 
 
+MP4_BOXES = (b"ftyp", b"styp", b"moov", b"mdat", b"free", b"skip", b"wide")
+
+
 def what_else(file: Path) -> str:
     """What a file is that is no MP4, and what to do; nothing where its beginning does not tell."""
     with open(file, "rb") as opened:
-        head = opened.read(64).lstrip()
-    kinds = [kind for sign, kind in OTHER_KINDS if head.startswith(sign)] + ["empty"] * (not head)
+        head = opened.read(64)
+    kinds = [kind for sign, kind in OTHER_KINDS if head.lstrip().startswith(sign)]
+    kinds += ["an empty file"] * (not head) + ["something else"] * (head[4:8] not in MP4_BOXES)
     return "it is no MP4 but %s: get the right one" % kinds[0] if kinds else ""
 
 
@@ -982,8 +996,9 @@ SIZE_LINE = re.compile(r"\[graph .*\] \[verbose\] w:(\d+) h:(\d+)")
 # What ffmpeg says of a picture that is not what was filmed, in 4.2 to 9. Its other errors (SEI messages,
 # mmco) are about what stands beside the picture, as long as each packet gives its frame.
 DAMAGE = re.compile(
-    "corrupt|conceal|damaged|error while decoding|[Ee]rror (at MB|splitting|submitting)|[Ii]nvalid|missing|"
-    "[Cc]ould not find ref|out(side)? .*range|marker|overread|illegal|no frame|partial file")
+    "no whole pictures|corrupt|conceal|damaged|error while decoding|[Ee]rror (at MB|splitting|submitting)|"
+    "[Ii]nvalid|missing|[Cc]ould not find ref|out(side)? .*range|marker|overread|illegal|no frame|"
+    "partial file")
 
 
 def ffmpeg_words(log: Iterable[str], file: Path, name: str, form: str = ERROR_FORM) -> str:
@@ -1025,15 +1040,15 @@ def extract_frames(video: Video, frame_ids: Sequence[int], stage: Path) -> None:
     for group in seek_groups(frame_ids, video.key_frame_ids) if video.regular else ():
         frames, sizes, words = decode(video, group, start, stage, seek=True)
         from_start = not seek_arguments(video, group[0])
-        if words or len(sizes) > 1 or not proven_by_time(frames, video.pts, group, from_start):
-            break  # this stream cannot be entered in the middle, or its list does not tell the truth
+        if words or sizes != {video.size} or not proven_by_time(frames, video.pts, group, from_start):
+            break  # this stream cannot be entered in the middle, or its index does not tell the truth
         start += len(group)
     if start < len(frame_ids) and video.partial:
         raise NeedsWholeVideo("frame %d cannot be proven from a part of it" % frame_ids[start])
     for at in range(start, len(frame_ids), MAX_FRAMES_PER_CALL):
         group = list(frame_ids[at:at + MAX_FRAMES_PER_CALL])
         frames, sizes, words = decode(video, group, at, stage, seek=False)
-        if DAMAGE.search(words):
+        if len(sizes) < 2 and DAMAGE.search(words):
             raise SequenceError("%s cannot be decoded without errors: %s; get it again" % (video.name, words))
         if len(sizes) > 1 or [frame.n for frame in frames] != list(range(len(frames))):
             raise SequenceError(SIZE_CHANGES % video.name)
@@ -1066,7 +1081,7 @@ def any_of(terms: List[str]) -> str:
 
 
 def decode(video: Video, frame_ids: Sequence[int], start: int, stage: Path,
-           seek: bool) -> Tuple[List[DecodedFrame], Set[Tuple[str, ...]], str]:
+           seek: bool) -> Tuple[List[DecodedFrame], Set[str], str]:
     """Have ffmpeg write frames, from number `start` on: (all decoded up to the last of them, sizes, errors).
 
     With `seek`, a frame is wanted by its exact time in the file (-copyts keeps that), from a key frame before
@@ -1094,16 +1109,16 @@ def decode(video: Video, frame_ids: Sequence[int], start: int, stage: Path,
     # an error, before it shows the first frame. Anywhere else an error may mean damage.
     first_line = printed[0][0] if frames and not video.regular else 0
     log_to_last = log[:printed[3 * len(frames) - 1][0]] if frames else log
-    form = ERROR_FORM + "|corrupt decoded frame"
-    words = ffmpeg_words(log_to_last[first_line:], video.file, video.name, form)
+    words = ffmpeg_words(log_to_last[first_line:], video.file, video.name, ERROR_FORM + "|corrupt decoded")
     written = frame_paths(stage, start + len(frame_ids))[start:]
-    if (seek or True in reached) and not all(map(png_size, written)):
-        words = "no whole pictures: " + (ffmpeg_words(log, video.file, video.name) or "exit code %d" % code)
+    if not all(map(png_size, written)) and (seek or code or True in reached):
+        told = ffmpeg_words(log, video.file, video.name) or "exit code %d" % code
+        words = "ffmpeg wrote no whole pictures (%s)" % told
         disk_is_full = "No space left" in words or shutil.disk_usage(stage).free < FULL_DISK_BYTES
-        if disk_is_full or code == -25:  # SIGXFSZ
+        if disk_is_full or "File too large" in words or code == -25:  # SIGXFSZ
             raise StopRun("%s cannot be written: the disk is full, or files may not be so large; the same "
                           "command goes on from here" % stage.parent)
-    sizes = {found.groups() for line in log_to_last for found in [SIZE_LINE.match(line)] if found}
+    sizes = {"x".join(found.groups()) for line in log_to_last for found in [SIZE_LINE.match(line)] if found}
     return frames, sizes, words
 
 
@@ -1360,6 +1375,9 @@ def why_not_ready(target: Target) -> Optional[str]:
     More frames of the same series are as good: the evaluator reads the first ones.
     """
     directory = target.directory
+    for folder in (directory, directory / "frames"):
+        if folder.is_symlink():
+            return "%s is a symbolic link; remove it" % folder
     if not (directory / "frames").is_dir():
         return "not prepared yet"
     meta = read_object(directory / META_NAME)
@@ -1422,6 +1440,12 @@ def remove(path: Any) -> None:
         os.unlink(path)
 
 
+def remove_leftovers(directory: Path) -> None:
+    """Remove what a run that was killed left in a folder."""
+    for left in directory.glob(STAGING_PREFIX + "*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
 @contextmanager
 def staging(directory: Path) -> Iterator[Path]:
     """A hidden folder inside a sequence's own; what lies in it in the end gets its name, metadata last.
@@ -1429,8 +1453,7 @@ def staging(directory: Path) -> Iterator[Path]:
     From the moment at which the old metadata goes until the new one stands, nothing in the folder counts.
     What is made of the frames goes and comes with them; other files in the folder are the user's.
     """
-    for left in directory.glob(STAGING_PREFIX + "*"):  # by a run that was killed
-        shutil.rmtree(left, ignore_errors=True)
+    remove_leftovers(directory)
     stage = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=directory))
     try:
         (stage / "frames").mkdir()
@@ -1438,12 +1461,15 @@ def staging(directory: Path) -> Iterator[Path]:
         made = sorted((path.relative_to(stage) for path in stage.rglob("*.*")),
                       key=lambda path: path.name == META_NAME)
         (directory / "frames").mkdir(exist_ok=True)
-        old = "f[0-9][0-9]*.png" if Path("frames/f00.png") in made else "f00_ann.png"
-        for path in [directory / META_NAME, directory / "frames/crop.png", directory / SHEET_NAME,
-                     *(directory / "frames").glob(old)]:
-            remove(path)
+        old = r"(f\d\d+|f00_ann|crop)\.png" if Path("frames/f00.png") in made else r"(f00_ann|crop)\.png"
+        for path in [directory / META_NAME, directory / SHEET_NAME, *(directory / "frames").iterdir()]:
+            if path.parent == directory or re.fullmatch(old, path.name):
+                remove(path)
         for name in made:
             put(stage / name, directory / name)
+    except OSError as error:
+        raise StopRun("%s cannot be written: %s; once that is mended, the same command goes on from here"
+                      % (error.filename2 or error.filename or directory, error.strerror)) from None
     finally:
         shutil.rmtree(stage, ignore_errors=True)
 
@@ -1503,12 +1529,17 @@ def one_run_at_a_time(directory: Path) -> Iterator[None]:
     try:
         with suppress(ImportError, OSError):  # Windows, or a disk without locks
             import fcntl
-            handle = os.open(directory, os.O_RDONLY)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                LOG.info("Waiting for another run that is at work on %s", directory)
-                fcntl.flock(handle, fcntl.LOCK_EX)
+            while handle is None or not directory.is_dir() or not os.path.samestat(
+                    os.fstat(handle), os.stat(directory)):  # the run that we waited for has removed it
+                if handle is not None:
+                    os.close(handle)
+                directory.mkdir(parents=True, exist_ok=True)
+                handle = os.open(directory, os.O_RDONLY)
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    LOG.info("Waiting for another run that is at work on %s", directory)
+                    fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
         if handle is not None:
@@ -1533,9 +1564,9 @@ def make_demo(source_dir: Path) -> None:
     """
     folder = Path(DEFAULT_REPO_SUBDIR, "val/Demo_000/videos")
     video = source_dir / folder / "Camera_01.mp4"
-    video.parent.mkdir(parents=True, exist_ok=True)
     if video.parent.resolve() != source_dir.parent.resolve() / source_dir.name / folder:
         raise StopRun("%s has a symbolic link in it; remove it" % source_dir)
+    video.parent.mkdir(parents=True, exist_ok=True)
     with one_run_at_a_time(source_dir), tempfile.TemporaryDirectory(
             prefix=STAGING_PREFIX, dir=source_dir) as stage:
         if not video.exists():
@@ -1908,10 +1939,8 @@ def run(args: argparse.Namespace) -> int:
                 seq_ids = [seq_id for seq_id, text in failures.items() if text == reason]
                 LOG.error("%s: %s", ", ".join(seq_ids), reason)
     with one_run_at_a_time(output):  # whoever has the lock last sees what all runs made ready
-        staged = output / (STAGING_PREFIX + MANIFEST_NAME)
-        write_json(staged, gt_requests(targets, ready_ones(targets), os.path.basename(args.benchmark),
-                                       args.repo_id, args.repo_subdir, args.nframes, args.stride))
-        put(staged, output / MANIFEST_NAME)
+        write_manifest(output, gt_requests(targets, ready_ones(targets), os.path.basename(args.benchmark),
+                                           args.repo_id, args.repo_subdir, args.nframes, args.stride))
     write_line("Done: %d ready (%d already were), %d failed" % (
         len(wanted) - len(failures), len(ready), len(failures)), sys.stdout)
     after_the_work(wanted)
@@ -1922,6 +1951,13 @@ def run(args: argparse.Namespace) -> int:
                  *map(quoted, (args.benchmark, args.video_dir, args.output_dir)))
     unknown = set(args.sequences or []) - {target.sequence.seq_id for target in wanted}
     return 1 if failures or unknown else 0
+
+
+def write_manifest(output: Path, manifest: Mapping[str, Any]) -> None:
+    remove_leftovers(output)
+    with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=output) as stage:
+        write_json(Path(stage, MANIFEST_NAME), manifest)
+        put(Path(stage, MANIFEST_NAME), output / MANIFEST_NAME)
 
 
 def before_the_work(args: argparse.Namespace, todo: Sequence[Target]) -> None:

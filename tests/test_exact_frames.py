@@ -199,8 +199,9 @@ def test_all_frames_of_a_video_in_one_list(world: World, kind: str) -> None:
 
 def test_decodes_from_the_start_only_where_it_must(world: World, kind: str) -> None:
     count = len(KINDS[kind].facts.shows)
+    key = max(key for key in keys_of(kind) if key + NFRAMES <= count)
     # MP4 is sought by decoding time: the frame before a key frame may be decoded after it.
-    run, found = prepare(world, kind, [spread(count // 3, 1, count), spread(keys_of(kind)[-1] - 1, 1, count)])
+    run, found = prepare(world, kind, [spread(count // 3, 1, count), spread(key - 1, 1, count)])
     assert (run.code, found) == (0, []), run.err
     assert any("eq(n," in " ".join(command) for command in run.children) == KINDS[kind].from_start
 

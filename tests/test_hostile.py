@@ -447,7 +447,6 @@ CANNOT_WORK = {
     "library": (SHELL + "echo 'error while loading shared libraries: libx.so' >&2; exit 127", "libx.so"),
     "no_program": ("hello\n", "cannot be started|[Ee]xec format"), "silent": (SHELL + "exit 1", "code 1"),
     "no_png": (FAILS.format("png", "Unknown encoder png"), "Unknown encoder png"),
-    "sandbox": (FAILS.format("FOLDER", "[error] x: Permission denied"), "Permission denied"),
     "hanging": (SHELL + "exec sleep 60", "did not end|hang"),
 }
 
