@@ -82,6 +82,7 @@ STREAM_SHARE = 0.5  # a video of which more than this share is wanted is downloa
 STREAM_GAP_BYTES = 1 << 18  # parts that lie closer together are fetched as one
 STREAM_SLACK_SECONDS = 0.3  # ffmpeg seeks up to 3/23 s before the asked time (fftools/ffmpeg_demux.c)
 STREAM_SLACK_PACKETS = 64  # a decoder with many threads reads on before it shows a frame
+NO_PICTURE_BYTES = 9  # a smaller packet of H.264 or H.265 holds no slice of a picture, only a delimiter
 FULL_DISK_BYTES = 1 << 20  # with less than this left, a picture that is not whole is the disk's fault
 XET_PATIENCE = {  # of hf_xet, else silent for half an hour when its server stalls; what a user sets stays
     "HF_XET_CLIENT_CONNECT_TIMEOUT": "10s", "HF_XET_CLIENT_READ_TIMEOUT": "30s",
@@ -960,6 +961,9 @@ def open_video(file: Path, name: str, revision: Optional[str], partial: bool = F
     rate = float(fps.group(1)) * (1000 if fps.group(2) else 1) if fps else None
     # -fps_mode came with ffmpeg 5.1 (libavformat 59.27), and -vsync, its name before, went with 9.
     newer = tuple(map(int, re.findall(r"\d+", header["software"])[:2])) >= (59, 27)
+    smallest = min(packet.size for packet in packets)
+    if re.search(r"Video: (h264|hevc)\b", stream[-1]) and smallest < NO_PICTURE_BYTES:
+        timed = []  # not each packet is a frame
     regular = (not re.search(FIRST_PACKET_COUNTS, stream[-1]) and len(timed) == len(rows) and packets[0].key
                and not any(flags & 2 for _, flags in timed) and pts[0] >= packets[0].pts
                and len(set(pts)) == len(pts))
