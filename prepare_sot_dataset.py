@@ -1466,9 +1466,10 @@ def staging(directory: Path) -> Iterator[Path]:
                       key=lambda path: path.name == META_NAME)
         (directory / "frames").mkdir(exist_ok=True)
         old = r"(f\d\d+|f00_ann|crop)\.png" if Path("frames/f00.png") in made else r"(f00_ann|crop)\.png"
-        for path in [directory / META_NAME, directory / SHEET_NAME, *(directory / "frames").iterdir()]:
-            if path.parent == directory or re.fullmatch(old, path.name):
-                remove(path)
+        stale = [path for path in (directory / "frames").iterdir() if re.fullmatch(old, path.name)]
+        stale += [] if Path(SHEET_NAME) in made else [directory / SHEET_NAME]
+        for path in [directory / META_NAME, *stale]:
+            remove(path)
         for name in made:
             put(stage / name, directory / name)
     except OSError as error:
@@ -1546,10 +1547,10 @@ def one_run_at_a_time(directory: Path) -> Iterator[None]:
                     fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
+        with suppress(OSError):
+            directory.rmdir()  # before the lock goes, or it would be taken from the next run
         if handle is not None:
             os.close(handle)
-        with suppress(OSError):
-            directory.rmdir()
 
 
 # --- Demo and check
@@ -1911,6 +1912,14 @@ def prepared(target: Target, source: VideoSource) -> Optional[str]:
         return str(error)
 
 
+def tidy_ready_ones(targets: Iterable[Target]) -> None:
+    """A run that is killed right after a sequence has become ready leaves its hidden folder."""
+    for target in targets:
+        if any(target.directory.glob(STAGING_PREFIX + "*")):
+            with one_run_at_a_time(target.directory):
+                remove_leftovers(target.directory)
+
+
 def ready_ones(targets: Iterable[Target]) -> Dict[str, Optional[float]]:
     """The clip_fps of those targets that are ready."""
     return {target.sequence.seq_id: read_object(target.directory / META_NAME).get("clip_fps")
@@ -1932,6 +1941,7 @@ def run(args: argparse.Namespace) -> int:
         return check_all(args, wanted)
     ready = ready_ones(wanted)
     todo = [target for target in wanted if target.sequence.seq_id not in ready]
+    tidy_ready_ones(target for target in wanted if target.sequence.seq_id in ready)
     failures: Dict[str, str] = {}
     if todo:
         before_the_work(args, todo)
