@@ -392,7 +392,8 @@ def completed(record: Mapping[str, Any]) -> Dict[str, Any]:
 
 def made_seq_id(fields: Mapping[str, Any]) -> Optional[str]:
     parts = [whole(fields.get(name)) for name in ("scene", "camera", "init_frame_id", "object_id")]
-    return None if None in parts else "%s__%s__%s__obj%s" % tuple(parts)
+    good = all(isinstance(part, (str, int, float)) for part in parts)  # else it may be ground truth
+    return "%s__%s__%s__obj%s" % tuple(parts) if good else None
 
 
 def ground_truth(fields: Mapping[str, Any]) -> Dict[str, Any]:
