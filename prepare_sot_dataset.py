@@ -74,6 +74,7 @@ PIXELS_FROM = 1200  # thousandths; a box that reaches so far out of the image lo
 MAX_LISTED_ERRORS = 100
 SEEK_COST_FRAMES = 50  # what starting ffmpeg costs, in frames of decoding; measured, not critical
 MAX_FRAMES_PER_CALL = 1000  # Windows takes command lines of 32 KB
+TRIAL_SECONDS = 60.0  # for one picture of 16x16
 HANGING_SECONDS = 1800.0  # no call of ffmpeg takes so long: it is stuck
 RETRY_WAIT_SECONDS = (2.0, 5.0, 15.0, 40.0)  # before the first, second, ... retry of a request to the hub
 MAX_SERVER_WAIT_SECONDS = 300.0  # a longer Retry-After is cut to this
@@ -610,10 +611,14 @@ def hub_client(what: str) -> Any:
     constants, file_download, utils = client.constants, client.file_download, client.utils
     # Its log, its warnings and its bars quote signed addresses.
     utils.logging.set_verbosity_error()
-    for name in {"http_get", "xet_get"} & set(vars(file_download)):
-        fetch = getattr(file_download, name)
-        fetch = fetch.args[0] if isinstance(fetch, functools.partial) else fetch
-        setattr(file_download, name, functools.partial(fetch_named, fetch, what.rsplit("/", 1)[-1]))
+    bar = {"displayed_filename": what.rsplit("/", 1)[-1]}
+    once = {"max_retries": 0}  # the retries are ours: the client's own would multiply them
+    for name, options in (("http_get", {**bar, "_nb_retries": 0}), ("xet_get", bar), ("http_backoff", once),
+                          ("http_stream_backoff", once)):
+        function = getattr(file_download, name, None)
+        if function:  # which of them there are depends on the version
+            plain = function.args[0] if isinstance(function, functools.partial) else function
+            setattr(file_download, name, functools.partial(with_options, plain, options))
     if hasattr(getattr(utils, "_xet", None), "get_xet_session"):
         utils.get_session().timeout = constants.HF_HUB_ETAG_TIMEOUT  # else none, even for Xet's token
     else:
@@ -621,8 +626,8 @@ def hub_client(what: str) -> Any:
     return client
 
 
-def fetch_named(fetch: Callable[..., Any], name: str, *args: Any, **options: Any) -> Any:
-    return fetch(*args, **{**options, "displayed_filename": name})
+def with_options(function: Callable[..., Any], options: Mapping[str, Any], *args: Any, **given: Any) -> Any:
+    return function(*args, **{**given, **options})
 
 
 def ask_hub(what: str, request: Callable[[bool], T]) -> T:
@@ -746,7 +751,7 @@ def check_download(path: str, etag: Optional[str]) -> None:
 
 # --- Streaming: part of a video
 
-def stream_video(hub_file: HubFile, wanted: Sequence[Sequence[int]], local: Path) -> Video:
+def stream_video(ffmpeg: str, hub_file: HubFile, wanted: Sequence[Sequence[int]], local: Path) -> Video:
     """Fetch only the bytes that the wanted frames need, into a sparse file of the video's full length.
 
     It serves files with one track, whose packets lie in a row in `mdat`. What could not be decoded from the
@@ -761,7 +766,7 @@ def stream_video(hub_file: HubFile, wanted: Sequence[Sequence[int]], local: Path
     local.write_bytes(b"")
     os.truncate(local, told.size)
     index, data, data_end = fetch_index(hub_file, local, told.size)
-    video = open_video(local, hub_file.path, told.commit_hash, partial=True)
+    video = open_video(ffmpeg, local, hub_file.path, told.commit_hash, partial=True)
     offsets = index.find(b"stco"), index.find(b"co64")  # (ISO/IEC 14496-12, 8.7.5): the first entry is at 12
     first = data
     if max(offsets) > 0:
@@ -847,6 +852,7 @@ class DecodedFrame(NamedTuple):
 @dataclass(frozen=True)
 class Video:
     """The first video stream of a file but a cover picture; frame k of a full decode has the time pts[k]."""
+    ffmpeg: str  # the program that reads it
     name: str  # its path in the repository, for messages
     file: Path
     revision: Optional[str]
@@ -873,57 +879,57 @@ def ffmpeg_places() -> Iterator[str]:
         yield library("imageio_ffmpeg").get_ffmpeg_exe()
 
 
-def find_ffmpeg() -> str:
-    """The first ffmpeg that works; StopRun when there is none."""
-    troubles = []
+def find_ffmpeg(videos: Path, output: Path) -> str:
+    """The first ffmpeg that can read a file in one folder and write a PNG into the other; else StopRun.
+
+    A sandboxed one may do so in some folders only.
+    """
+    raw, png, troubles = videos / "trial.rgb", output / "trial.png", []
+    raw.write_bytes(bytes(16 * 16 * 3))
+    png.write_bytes(bytes(1 << 16))  # else a full disk would be told as ffmpeg's fault
     for program in ffmpeg_places():
-        trouble = ffmpeg_trouble(program)
-        if trouble is None:
-            return program
+        try:
+            code, _, log = run_ffmpeg(
+                program, "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "16x16",
+                "-i", "file:%s" % raw.absolute(), "-y", "-c:v", "png", "-f", "image2pipe",
+                "file:%s" % png.absolute(), patience=TRIAL_SECONDS)
+            if code == 0 and png_size(png):
+                return program
+            trouble = "; ".join(log[-3:]) or "exit code %d" % code
+        except (StopRun, SequenceError) as error:
+            trouble = str(error)
         troubles.append("ffmpeg cannot work: %s: %s" % (program, trouble))
     raise StopRun(*troubles or ["ffmpeg not found. Install it with: pip install imageio-ffmpeg (or: "
                   "apt install ffmpeg, brew install ffmpeg, winget install ffmpeg)"])
 
 
-@functools.lru_cache(maxsize=None)
-def ffmpeg_trouble(program: str) -> Optional[str]:
-    """Why an ffmpeg cannot make a picture, in its own words; None when it can."""
-    try:
-        code, picture, log = run_child([program, "-loglevel", "error", "-f", "lavfi", "-i", "color=s=16x16",
-                                        "-frames:v", "1", "-c:v", "png", "-f", "image2pipe", "-"])
-    except (StopRun, SequenceError) as error:
-        return str(error)
-    return None if code == 0 and PNG_END in picture else "; ".join(log[-3:]) or "exit code %d" % code
-
-
-def run_child(command: Sequence[str], cwd: Optional[Path] = None) -> Tuple[int, bytes, List[str]]:
-    """Run a command, the only way that a child starts: (exit code, standard output, lines of its log).
+def run_ffmpeg(program: str, *arguments: str, cwd: Optional[Path] = None,
+               patience: Optional[float] = None) -> Tuple[int, bytes, List[str]]:
+    """Run it, the only way that a child starts: (exit code, standard output, lines of its log).
 
     :raises SequenceError: when it does not end.
     :raises StopRun: when it cannot be started.
     """
+    patience = patience or HANGING_SECONDS
     environment = {name: value for name, value in os.environ.items() if not NOT_FOR_FFMPEG.match(name)}
     environment["AV_LOG_FORCE_NOCOLOR"] = "1"
     try:
-        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE, env=environment, cwd=cwd) as child:
+        with subprocess.Popen([program, "-nostdin", "-hide_banner", "-nostats", *arguments], env=environment,
+                              cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE) as child:
             try:
                 if cwd:
                     library("cv2")  # takes as long as a few frames to import: meanwhile
-                output, log = child.communicate(timeout=HANGING_SECONDS)
+                output, log = child.communicate(timeout=patience)
             except BaseException:
                 child.kill()
                 raise
     except subprocess.TimeoutExpired:
         raise SequenceError("ffmpeg did not end within %g s and was ended; is the disk stuck?"
-                            % HANGING_SECONDS) from None
+                            % patience) from None
     except OSError as error:
-        raise StopRun("%s cannot be started: %s" % (command[0], error.strerror)) from None
+        raise StopRun("%s cannot be started: %s" % (program, error.strerror)) from None
     return child.returncode, output, log.decode("utf-8", "replace").splitlines()
-
-
-def run_ffmpeg(*arguments: str, cwd: Optional[Path] = None) -> Tuple[int, bytes, List[str]]:
-    return run_child([find_ffmpeg(), "-nostdin", "-hide_banner", "-nostats", *arguments], cwd)
 
 
 def input_arguments(file: Path) -> List[str]:
@@ -931,7 +937,7 @@ def input_arguments(file: Path) -> List[str]:
     return ["-f", "mp4", "-protocol_whitelist", "file", "-i", "file:" + os.path.abspath(file)]
 
 
-def open_video(file: Path, name: str, revision: Optional[str], partial: bool = False) -> Video:
+def open_video(ffmpeg: str, file: Path, name: str, revision: Optional[str], partial: bool = False) -> Video:
     """List a video's packets, without decoding, in the file's own time.
 
     A line reads `stream, dts, pts, duration, size, crc[, F=0xNN]`: no F means a key frame, 0x1 in it too, 0x2
@@ -941,8 +947,8 @@ def open_video(file: Path, name: str, revision: Optional[str], partial: bool = F
     """
     no_parser = ["-fflags", "+noparse+nofillin"] if partial else []  # it looks at bytes that are not there
     code, output, log = run_ffmpeg(
-        "-loglevel", "repeat+level+info", "-copyts", *no_parser, *input_arguments(file), "-map", "0:V:0",
-        "-c", "copy", "-copyinkf", "-f", "framecrc", "-")
+        ffmpeg, "-loglevel", "repeat+level+info", "-copyts", *no_parser, *input_arguments(file),
+        "-map", "0:V:0", "-c", "copy", "-copyinkf", "-f", "framecrc", "-")
     listing, words = output.decode("ascii", "replace"), ffmpeg_words(log, file, name)
     rows = re.findall(r"^0, *(-?\w+), *(-?\w+), *-?\w+, *(\d+), *0x\w+(?:, *F=0x(\w+))?", listing, re.M)
     timed = [(Packet(int(dts), int(pts), int(size), int(flags or "1", 16) & 1 > 0), int(flags or "1", 16))
@@ -962,14 +968,12 @@ def open_video(file: Path, name: str, revision: Optional[str], partial: bool = F
     rate = float(fps.group(1)) * (1000 if fps.group(2) else 1) if fps else None
     # -fps_mode came with ffmpeg 5.1 (libavformat 59.27), and -vsync, its name before, went with 9.
     newer = tuple(map(int, re.findall(r"\d+", header["software"])[:2])) >= (59, 27)
-    smallest = min(packet.size for packet in packets)
-    if re.search(r"Video: (h264|hevc)\b", stream[-1]) and smallest < NO_PICTURE_BYTES:
-        timed = []  # not each packet is a frame
+    smallest = NO_PICTURE_BYTES if re.search(r"Video: (h264|hevc)\b", stream[-1]) else 0
     regular = (not re.search(FIRST_PACKET_COUNTS, stream[-1]) and len(timed) == len(rows) and packets[0].key
-               and not any(flags & 2 for _, flags in timed) and pts[0] >= packets[0].pts
-               and len(set(pts)) == len(pts))
-    return Video(name, file, revision, header.get("dimensions", ""), Fraction(header["tb"]), packets, pts,
-                 tuple(k for k, (_, key) in enumerate(visible) if key), regular,
+               and not any(flags & 2 or packet.size < smallest for packet, flags in timed)
+               and pts[0] >= packets[0].pts and len(set(pts)) == len(pts))
+    return Video(ffmpeg, name, file, revision, header.get("dimensions", ""), Fraction(header["tb"]), packets,
+                 pts, tuple(k for k, (_, key) in enumerate(visible) if key), regular,
                  ("-fps_mode", "passthrough") if newer else ("-vsync", "0"), rate, partial)
 
 
@@ -1043,16 +1047,16 @@ def extract_frames(video: Video, frame_ids: Sequence[int], stage: Path) -> None:
     """
     start = 0
     for group in seek_groups(frame_ids, video.key_frame_ids) if video.regular else ():
-        frames, sizes, words = decode(video, group, start, stage, seek=True)
-        from_start = not seek_arguments(video, group[0])
-        if words or sizes != {video.size} or not proven_by_time(frames, video.pts, group, from_start):
+        entry = seek_arguments(video, group[0])
+        frames, sizes, words = decode(video, group, start, stage, entry)
+        if words or sizes != {video.size} or not proven_by_time(frames, video.pts, group, not entry):
             break  # this stream cannot be entered in the middle, or its index does not tell the truth
         start += len(group)
     if start < len(frame_ids) and video.partial:
         raise NeedsWholeVideo("frame %d cannot be proven from a part of it" % frame_ids[start])
     for at in range(start, len(frame_ids), MAX_FRAMES_PER_CALL):
         group = list(frame_ids[at:at + MAX_FRAMES_PER_CALL])
-        frames, sizes, words = decode(video, group, at, stage, seek=False)
+        frames, sizes, words = decode(video, group, at, stage)
         if len(sizes) < 2 and DAMAGE.search(words):
             raise SequenceError("%s cannot be decoded without errors: %s; get it again" % (video.name, words))
         if len(sizes) > 1 or [frame.n for frame in frames] != list(range(len(frames))):
@@ -1086,19 +1090,20 @@ def any_of(terms: List[str]) -> str:
 
 
 def decode(video: Video, frame_ids: Sequence[int], start: int, stage: Path,
-           seek: bool) -> Tuple[List[DecodedFrame], Set[str], str]:
+           entry: Optional[Sequence[str]] = None) -> Tuple[List[DecodedFrame], Set[str], str]:
     """Have ffmpeg write frames, from number `start` on: (all decoded up to the last of them, sizes, errors).
 
-    With `seek`, a frame is wanted by its exact time in the file (-copyts keeps that), from a key frame before
-    the first on; without, by its place in a decode from the start. `print` has a log level for a second
+    With an `entry` (see seek_arguments), a frame is wanted by its exact time in the file (-copyts keeps
+    that); without, by its place in a decode from the start. `print` has a log level for a second
     argument and says for each frame its number, time and whether the decoder took it for a key frame
     (ffmpeg-utils, Expression Evaluation). Level 1 with the `up` filter: half the time and three quarters of
     the size of ffmpeg's default PNG.
     """
-    wanted = any_of(["eq(pts,%d)" % video.pts[k] if seek else "eq(n,%d)" % k for k in frame_ids])
+    by_time = entry is not None
+    wanted = any_of(["eq(pts,%d)" % video.pts[k] if by_time else "eq(n,%d)" % k for k in frame_ids])
     code, _, log = run_ffmpeg(
-        "-loglevel", "repeat+level+verbose", "-copyts",
-        *(seek_arguments(video, frame_ids[0]) if seek else ()), *input_arguments(video.file), "-map", "0:V:0",
+        video.ffmpeg, "-loglevel", "repeat+level+verbose", "-copyts", *(entry or ()),
+        *input_arguments(video.file), "-map", "0:V:0",
         "-vf", "select='print(n,16)*0+print(pts,16)*0+print(key,16)*0+" + wanted + "',settb=1,setpts=N",
         *video.passthrough, "-frames:v", str(len(frame_ids)), "-c:v", "png", "-compression_level", "1",
         "-pred", "up", "-pix_fmt", "rgb24", "-start_number", str(start), "-y", "f%02d.png",
@@ -1107,8 +1112,8 @@ def decode(video: Video, frame_ids: Sequence[int], start: int, stage: Path,
                for found in [DECODED_LINE.fullmatch(line)] if found]
     values = [value for _, value in printed]
     frames = [DecodedFrame(n, pts, key > 0) for n, pts, key in zip(values[::3], values[1::3], values[2::3])]
-    last = video.pts[frame_ids[-1]] if seek else frame_ids[-1]
-    reached = [(frame.pts if seek else frame.n) == last for frame in frames]
+    last = video.pts[frame_ids[-1]] if by_time else frame_ids[-1]
+    reached = [(frame.pts if by_time else frame.n) == last for frame in frames]
     frames = frames[:reached.index(True) + 1] if True in reached else frames
     # A stream that was cut in the middle starts with pictures that nobody can decode: ffmpeg drops them, with
     # an error, before it shows the first frame. Anywhere else an error may mean damage.
@@ -1116,15 +1121,20 @@ def decode(video: Video, frame_ids: Sequence[int], start: int, stage: Path,
     log_to_last = log[:printed[3 * len(frames) - 1][0]] if frames else log
     words = ffmpeg_words(log_to_last[first_line:], video.file, video.name, ERROR_FORM + "|corrupt decoded")
     written = frame_paths(stage, start + len(frame_ids))[start:]
-    if not all(map(png_size, written)) and (seek or code or True in reached):
+    if not all(map(png_size, written)) and (by_time or code or True in reached):
         told = ffmpeg_words(log, video.file, video.name) or "exit code %d" % code
-        words = "ffmpeg wrote no whole pictures (%s)" % told
-        disk_is_full = "No space left" in words or shutil.disk_usage(stage).free < FULL_DISK_BYTES
-        if disk_is_full or "File too large" in words or code == -25:  # SIGXFSZ
+        if disk_is_full(stage, code, told):
             raise StopRun("%s cannot be written: the disk is full, or files may not be so large; the same "
                           "command goes on from here" % stage.parent)
+        words = "ffmpeg wrote no whole pictures (%s)" % told
     sizes = {"x".join(found.groups()) for line in log_to_last for found in [SIZE_LINE.match(line)] if found}
     return frames, sizes, words
+
+
+def disk_is_full(folder: Path, code: int, words: str) -> bool:
+    """Whether ffmpeg found no room; 4.2 says nothing of it, and SIGXFSZ (25) ends it at a limit on files."""
+    return bool(re.search("No space left|File too large", words) or code == -25
+                or shutil.disk_usage(folder).free < FULL_DISK_BYTES)
 
 
 def proven_by_time(decoded: Sequence[DecodedFrame], pts: Sequence[int], frame_ids: Sequence[int],
@@ -1374,15 +1384,20 @@ def kept_frames(target: Target) -> Optional[Dict[str, Any]]:
     return meta if same_source and all(png_size(frame) == size for frame in frames) else None
 
 
+def planted_link(directory: Path) -> Optional[str]:
+    """Nothing is written through a symbolic link in a sequence's place; the output folder may be one."""
+    links = [folder for folder in (directory, directory / "frames") if folder.is_symlink()]
+    return "%s is a symbolic link; remove it" % links[0] if links else None
+
+
 def why_not_ready(target: Target) -> Optional[str]:
     """Why a sequence is not what this run would write, None when it is: the one judge, before and after.
 
     More frames of the same series are as good: the evaluator reads the first ones.
     """
     directory = target.directory
-    for folder in (directory, directory / "frames"):
-        if folder.is_symlink():
-            return "%s is a symbolic link; remove it" % folder
+    if planted_link(directory):
+        return planted_link(directory)
     if not (directory / "frames").is_dir():
         return "not prepared yet"
     meta = read_object(directory / META_NAME)
@@ -1452,6 +1467,20 @@ def remove_leftovers(directory: Path) -> None:
 
 
 @contextmanager
+def hidden_folder(directory: Path) -> Iterator[Path]:
+    """Where the files of a folder are made; StopRun, with the place, when something cannot be written."""
+    stage = None
+    try:
+        stage = tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=directory)
+        yield Path(stage)
+    except OSError as error:
+        raise StopRun("%s cannot be written: %s; once that is mended, the same command goes on from here"
+                      % (error.filename2 or error.filename or directory, error.strerror)) from None
+    finally:
+        shutil.rmtree(stage or "", ignore_errors=True)
+
+
+@contextmanager
 def staging(directory: Path) -> Iterator[Path]:
     """A hidden folder inside a sequence's own; what lies in it in the end gets its name, metadata last.
 
@@ -1459,8 +1488,7 @@ def staging(directory: Path) -> Iterator[Path]:
     What is made of the frames goes and comes with them; other files in the folder are the user's.
     """
     remove_leftovers(directory)
-    stage = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=directory))
-    try:
+    with hidden_folder(directory) as stage:
         (stage / "frames").mkdir()
         yield stage
         made = sorted((path.relative_to(stage) for path in stage.rglob("*.*")),
@@ -1473,11 +1501,6 @@ def staging(directory: Path) -> Iterator[Path]:
             remove(path)
         for name in made:
             put(stage / name, directory / name)
-    except OSError as error:
-        raise StopRun("%s cannot be written: %s; once that is mended, the same command goes on from here"
-                      % (error.filename2 or error.filename or directory, error.strerror)) from None
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
 
 
 def prepare_sequence(target: Target, source: VideoSource, whole: str = "") -> None:
@@ -1527,11 +1550,8 @@ def too_short(target: Target, count: int) -> str:
 @contextmanager
 def one_run_at_a_time(directory: Path) -> Iterator[None]:
     """Have a folder for this run alone, where system and disk can tell; it goes if nothing came of it."""
-    for folder in (directory, directory / "frames"):
-        if folder.is_symlink():
-            raise SequenceError("%s is a symbolic link; remove it" % folder)
-    directory.mkdir(parents=True, exist_ok=True)
     handle = None
+    directory.mkdir(parents=True, exist_ok=True)
     try:
         with suppress(ImportError, OSError):  # Windows, or a disk without locks
             import fcntl
@@ -1539,7 +1559,7 @@ def one_run_at_a_time(directory: Path) -> Iterator[None]:
                     os.fstat(handle), os.stat(directory)):  # the run that we waited for has removed it
                 if handle is not None:
                     os.close(handle)
-                directory.mkdir(parents=True, exist_ok=True)
+                    directory.mkdir(parents=True, exist_ok=True)
                 handle = os.open(directory, os.O_RDONLY)
                 try:
                     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -1573,20 +1593,20 @@ def make_demo(source_dir: Path) -> None:
     if video.parent.resolve() != source_dir.parent.resolve() / source_dir.name / folder:
         raise StopRun("%s has a symbolic link in it; remove it" % source_dir)
     video.parent.mkdir(parents=True, exist_ok=True)
-    with one_run_at_a_time(source_dir), tempfile.TemporaryDirectory(
-            prefix=STAGING_PREFIX, dir=source_dir) as stage:
+    with one_run_at_a_time(source_dir), hidden_folder(source_dir) as stage:
         if not video.exists():
             LOG.info("Making the demo scene ...")
             code, _, log = run_ffmpeg(
-                "-loglevel", "repeat+level+error", "-f", "lavfi", "-i", DEMO_FLOOR, "-f", "lavfi",
-                "-i", DEMO_ROBOT, "-filter_complex", DEMO_PATH, "-c:v", "mpeg4", "-q:v", "3", "-g", "60",
-                "-pix_fmt", "yuv420p", "-f", "mp4", "video.mp4", cwd=Path(stage))
+                find_ffmpeg(stage, stage), "-loglevel", "repeat+level+error", "-f", "lavfi",
+                "-i", DEMO_FLOOR, "-f", "lavfi", "-i", DEMO_ROBOT, "-filter_complex", DEMO_PATH,
+                "-c:v", "mpeg4", "-q:v", "3", "-g", "60", "-pix_fmt", "yuv420p", "-f", "mp4", "video.mp4",
+                cwd=stage)
             if code != 0:
                 raise StopRun("the demo's video cannot be made: %s" % ffmpeg_words(log, video, video.name))
-            put(Path(stage, "video.mp4"), video)
+            put(stage / "video.mp4", video)
         lines = "".join(json.dumps(record) + "\n" for record in demo_records())
-        Path(stage, DEMO_BENCHMARK).write_text(lines, encoding="ascii")
-        put(Path(stage, DEMO_BENCHMARK), source_dir / DEMO_BENCHMARK)
+        (stage / DEMO_BENCHMARK).write_text(lines, encoding="ascii")
+        put(stage / DEMO_BENCHMARK, source_dir / DEMO_BENCHMARK)
 
 
 def demo_box(k: int) -> List[float]:
@@ -1844,7 +1864,7 @@ class VideoSource:
             file = local_video(args.video_dir, self.path, args.repo_subdir)
             if file is None:
                 raise VideoError("no such video in --video-dir: %s" % self.path)
-            return open_video(file, self.path, None)
+            return open_video(args.ffmpeg, file, self.path, None)
         # Of a streamed video some frames may be there already: the whole must be the same.
         revision = self.found.revision if why_whole and isinstance(self.found, Video) else None
         hub_file = HubFile(
@@ -1853,7 +1873,7 @@ class VideoSource:
         if args.stream and not why_whole and not cached:
             LOG.info("Streaming from %s (%s)", self.path, self.place)
             try:
-                return stream_video(hub_file, self.wanted, Path(self.folder, "streamed.mp4"))
+                return stream_video(args.ffmpeg, hub_file, self.wanted, Path(self.folder, "streamed.mp4"))
             except HubError:
                 raise
             except SequenceError as error:
@@ -1861,7 +1881,7 @@ class VideoSource:
         LOG.info("Getting %s (%s)%s", self.path, self.place, why_whole and ", whole: " + why_whole)
         file = hub_file.download(any_will_do=cached is not None)
         # A copy in the cache lies in .../snapshots/COMMIT/ and then its path in the repository.
-        return open_video(file, self.path, file.parents[self.path.count("/")].name)
+        return open_video(args.ffmpeg, file, self.path, file.parents[self.path.count("/")].name)
 
 
 def prepare_all(args: argparse.Namespace, targets: Sequence[Target], folder: str,
@@ -1898,6 +1918,8 @@ def prepare_all(args: argparse.Namespace, targets: Sequence[Target], folder: str
 
 def prepared(target: Target, source: VideoSource) -> Optional[str]:
     """Make a sequence ready if it is not: None, or the reason why that failed."""
+    if planted_link(target.directory):
+        return planted_link(target.directory)
     try:
         with one_run_at_a_time(target.directory):
             if why_not_ready(target) is None:
@@ -1970,16 +1992,27 @@ def run(args: argparse.Namespace) -> int:
 
 def write_manifest(output: Path, manifest: Mapping[str, Any]) -> None:
     remove_leftovers(output)
-    with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=output) as stage:
-        write_json(Path(stage, MANIFEST_NAME), manifest)
-        put(Path(stage, MANIFEST_NAME), output / MANIFEST_NAME)
+    with hidden_folder(output) as stage:
+        write_json(stage / MANIFEST_NAME, manifest)
+        put(stage / MANIFEST_NAME, output / MANIFEST_NAME)
+
+
+def place_for_videos(args: argparse.Namespace) -> Any:
+    """A passing folder where videos will lie; elsewhere if it is read-only, since they may all be there."""
+    cache = None if args.stream else args.hf_cache_dir or hub_client("").constants.HF_HUB_CACHE
+    if cache:
+        with suppress(OSError):
+            os.makedirs(cache, exist_ok=True)
+    return tempfile.TemporaryDirectory(dir=cache if cache and os.access(cache, os.W_OK) else None)
 
 
 def before_the_work(args: argparse.Namespace, todo: Sequence[Target]) -> None:
     """Find out what would stop the work before anything is downloaded; say what the user should know."""
-    find_ffmpeg()
     os.makedirs(args.output_dir, exist_ok=True)
-    tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=args.output_dir).cleanup()
+    with hidden_folder(Path(args.output_dir)) as output:
+        if any(kept_frames(target) is None for target in todo):
+            with nullcontext(output) if args.video_dir else place_for_videos(args) as videos:
+                args.ffmpeg = find_ffmpeg(Path(videos), output)
     if not drawing_library():
         LOG.warning("neither OpenCV nor Pillow can be imported, so f00_ann.png is a plain copy and crop.png "
                     "is left out; after pip install opencv-python-headless the same command adds them")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import Any, Callable, Iterator, List
 
@@ -10,6 +11,8 @@ from hypothesis import settings
 from tests import clips
 from tests.world import World
 from tests.world import clip as clip_of
+
+HANGING_SECONDS = 400  # for one test, on a busy machine
 
 settings.register_profile("same every time", deadline=None, derandomize=True, database=None)
 settings.load_profile("same every time")
@@ -49,6 +52,19 @@ def clip() -> Callable[[str], Path]:
 
 def children() -> List[str]:
     return [pid for task in Path("/proc/self/task").glob("*/children") for pid in task.read_text().split()]
+
+
+def hangs(*_: Any) -> None:
+    pytest.fail("the test hangs")  # no Exception: nothing on its way takes it for a failure of its own
+
+
+@pytest.fixture(autouse=True)
+def an_end() -> Iterator[None]:
+    """A test that hangs fails, where it hangs: the suite always comes to its end."""
+    signal.signal(signal.SIGALRM, hangs)
+    signal.alarm(HANGING_SECONDS)
+    yield
+    signal.alarm(0)
 
 
 @pytest.fixture(autouse=True)

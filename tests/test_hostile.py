@@ -448,6 +448,8 @@ CANNOT_WORK = {
     "no_program": ("hello\n", "cannot be started|[Ee]xec format"), "silent": (SHELL + "exit 1", "code 1"),
     "no_png": (FAILS.format("png", "Unknown encoder png"), "Unknown encoder png"),
     "hanging": (SHELL + "exec sleep 60", "did not end|hang"),
+    "not_in_the_cache": (FAILS.format("FOLDER/cache", "Permission denied"), "Permission denied"),
+    "not_in_the_output": (FAILS.format("FOLDER/out", "Permission denied"), "Permission denied"),
 }
 
 
@@ -465,9 +467,11 @@ def stand_in(world: World, program: str) -> Path:
 def test_ffmpeg_that_cannot_work(site: World, name: str, alone: bool) -> None:
     program, words = CANNOT_WORK[name]
     path = stand_in(site, program.replace("FOLDER", str(site.folder)))
-    constants = {"RETRY_WAIT_SECONDS": (0,), **({"HANGING_SECONDS": 3} if name == "hanging" else {})}
+    constants = {"RETRY_WAIT_SECONDS": (0,), **({"TRIAL_SECONDS": 3} if name == "hanging" else {})}
     if not alone:
         return assert_prepared(site, watched(site, "--nframes", 2, constants=constants))
+    site.cache.mkdir()
+    site.defaults["--hf-cache-dir"] = site.cache
     del site.defaults["--video-dir"]  # no hub answers: whoever asks it before ffmpeg was tried says so
     run = watched(site, "--nframes", 2, fork=True, prologue=ALONE.format(str(path)), constants=constants)
     assert run.code == 2 and re.search(words, run.errors[0]) and not re.search("connect|retry", run.err), run

@@ -323,6 +323,14 @@ def test_link_in_place_of_a_folder_is_refused(world: World, fresh: Fresh, place:
         assert (stamps(elsewhere), tree(elsewhere)) == before
 
 
+def test_the_output_folder_itself_may_be_a_link(world: World, fresh: Fresh) -> None:
+    world.video()
+    (world.folder / "elsewhere").mkdir()
+    world.output.symlink_to(world.folder / "elsewhere")
+    run = Wish().ask(world)
+    assert (run.code, run.tree) == (0, tree(fresh(Wish()))), run
+
+
 # ---------------------------------------------------------------- killed before every change of a file
 
 CHANGES: Dict[str, Tuple[Optional[Wish], Wish]] = {  # what was there, if anything, and what is wanted
