@@ -35,6 +35,7 @@ import errno
 import functools
 import hashlib
 import importlib
+import inspect
 import io
 import itertools
 import json
@@ -81,6 +82,8 @@ MAX_SERVER_WAIT_SECONDS = 300.0  # a longer Retry-After is cut to this
 VIDEOS_BEFORE_STOP = 2  # videos in a row that the hub did not give in spite of all retries
 STREAM_SHARE = 0.5  # a video of which more than this share is wanted is downloaded whole
 STREAM_GAP_BYTES = 1 << 18  # parts that lie closer together are fetched as one
+STREAM_PART_BYTES = 1 << 23  # of one request
+BAR_SECONDS, LINE_SECONDS = 0.3, 30.0  # between signs of life on a terminal, or elsewhere
 STREAM_SLACK_SECONDS = 0.3  # ffmpeg seeks up to 3/23 s before the asked time (fftools/ffmpeg_demux.c)
 STREAM_SLACK_PACKETS = 64  # a decoder with many threads reads on before it shows a frame
 NO_PICTURE_BYTES = 9  # a smaller packet of H.264 or H.265 holds no slice of a picture, only a delimiter
@@ -168,6 +171,40 @@ def shown(value: Any) -> str:
 
 def on_terminal() -> bool:
     return LOG.level <= logging.INFO and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
+class Progress:
+    """How far the run is: one bar on a terminal, elsewhere a line now and then.
+
+    The hub's client tells it the bytes of a download, as if it were a bar of tqdm's.
+    """
+    bar: Any = None  # of tqdm's, over the sequences
+    video = sequence = ""  # like 'video 3 of 110', and what is made of it
+    size = got = 0.0  # bytes of the video
+    begun = told = 0.0
+
+    def fetching(self, size: Optional[int]) -> None:
+        self.size, self.got = size or 0, 0
+        self.begun = self.told = time.monotonic()
+
+    def update(self, count: float) -> None:
+        self.got += count
+        now = time.monotonic()
+        if self.size and now - self.told >= (LINE_SECONDS if self.bar is None else BAR_SECONDS):
+            self.told = now
+            left = (now - self.begun) * max(0, self.size - self.got) / max(1, self.got)
+            text = "%s: %.0f of %.0f MB, %.0f s left" % (self.video, self.got / 1e6, self.size / 1e6, left)
+            LOG.info("%s", text) if self.bar is None else self.bar.set_description_str(text)
+
+    def set_postfix_str(self, *_: Any, **__: Any) -> None:
+        """The client has the speed shown so."""
+
+    def tick(self) -> None:
+        if self.bar is not None:  # its clock goes on
+            self.bar.set_description_str("%s, %s" % (self.sequence, self.video))
+
+
+PROGRESS = Progress()
 
 
 @functools.lru_cache(maxsize=None)
@@ -331,14 +368,17 @@ def benchmark_records(data: bytes) -> Iterator[Tuple[str, Any]]:
     if isinstance(content, list):
         yield from (("item %d of the array" % index, record) for index, record in enumerate(content))
     elif isinstance(content, dict):
-        keys = [key for key, value in content.items() if isinstance(value, list) and value
-                and all(isinstance(item, dict) for item in value)]
-        alone = keys and not {"id", "seq_id", "scene", "gt_bboxes", "metadata"} & set(content)
-        yield place, ValueError("is an object that holds a list under %s; expected the list itself"
-                                   % shown(keys[0])) if alone else content
+        lists = [key for key, value in content.items() if isinstance(value, list)]
+        if {"id", "seq_id", "scene", "gt_bboxes", "conversations"} & set(content):
+            yield place, content
+        else:
+            yield place, ValueError("is no record but an object" + (
+                " that holds %s; expected the list itself" % shown(lists[0]) if lists else
+                "; expected at least an id and an init_bbox"))
     elif content is None and start:
-        kind = "HTML: was a web page saved?" if start == "<" else "no JSON: it starts with %s" % shown(start)
-        yield place, ValueError("is %s; expected a JSON array, one object, or JSON Lines" % kind)
+        kind = "HTML (was a web page saved?)" if start == "<" else (
+            "no JSON of records: it starts with %s" % shown(start))
+        yield place, ValueError("is %s; expected a JSON array, one object, or JSON Lines of records" % kind)
     elif start == "[" or text.split("\n", 1)[0].strip() == "{" or start and "\n" not in text.strip():
         yield "line %d" % content.args[1], content
     else:
@@ -351,7 +391,9 @@ def parsed_json(text: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        return ValueError("is not valid JSON (%s, column %d)" % (error.msg, error.colno), error.lineno)
+        hint = "; leave out the comma at its end" * text.rstrip().endswith("},")
+        wrong = "is not valid JSON (%s, column %d)%s" % (error.msg, error.colno, hint)
+        return ValueError(wrong, error.lineno)
     except RecursionError:
         return ValueError("is not a benchmark record: its JSON is nested too deeply", 1)
     except ValueError:
@@ -417,7 +459,9 @@ def wrong_fields(fields: Mapping[str, Any]) -> List[str]:
     for name, field in FIELDS.items():
         value = fields.get(name)
         if value is None and field.default is REQUIRED:
-            wrongs.append("field %s: missing; expected %s" % (name, field.expected))
+            truth = name == "init_bbox" and not {"gt_bboxes", "conversations"}.isdisjoint(fields)
+            wrongs.append("field %s: missing%s; expected %s" % (
+                name, ", and the ground truth has no box of the initial frame" * truth, field.expected))
         elif value is not None and field.parse(value) is None:
             flat = name in ("init_bbox", "canonical_frame_ids")  # another list may be ground truth
             got = shown(value) if flat or not isinstance(value, list) else "a list"
@@ -455,8 +499,8 @@ def doubts(sequences: Sequence[SotSequence]) -> List[str]:
         form = SEQ_ID_FORM.fullmatch(sequence.seq_id)
         said = form and (form["scene"], form["camera"], int(form["init_frame_id"]), form["object_id"])
         if said != (sequence.scene, sequence.camera, sequence.init_frame_id, sequence.object_id):
-            found["seq_id, of which the evaluator makes its submission ids, is not the fields' "
-                  "{scene}__{camera}__{init_frame_id}__obj{object_id}"].append(sequence.seq_id)
+            found["seq_id is not {scene}__{camera}__{init_frame_id}__obj{object_id} as the fields say, but "
+                  "the evaluator makes its submission ids from it"].append(sequence.seq_id)
     all_of = len(sequences)
     return ["%s: %d of %d, first %s" % (text, len(ids), all_of, ids[0]) for text, ids in found.items()]
 
@@ -478,7 +522,8 @@ def frame_ids_of(sequence: SotSequence, nframes: int, stride: Optional[int] = No
 def what_fits(sequence: SotSequence, nframes: int, stride: Optional[int], frame_count: int) -> List[str]:
     """The options with which a sequence that is too long would lie inside a video of `frame_count` frames."""
     inside = bisect.bisect_left(frame_ids_of(sequence, nframes, stride), frame_count)
-    fits = [n for n in range(inside, max(0, inside - 1000), -1)
+    most = min(nframes - 1, max(inside, len(sequence.canonical_frame_ids)))  # those may lie closer together
+    fits = [n for n in range(most, max(0, most - 1000), -1)
             if frame_ids_of(sequence, n, stride)[-1] < frame_count]
     largest = (frame_count - 1 - sequence.init_frame_id) // (nframes - 1) if nframes > 1 else 0
     return ["--nframes %d" % n for n in fits[:1]] + (["--stride %d" % largest] if largest >= 1 else [])
@@ -529,7 +574,7 @@ HUB_RULES = (  # signs (a class, a status, an errno, words in lower case), what 
     (("address 403",), "retry", "the download address has expired (403)"),
     (("GatedRepoError", "403"), "stop", REFUSED + LOGIN_HINT),
     (("401",), "stop", "access refused (401 Unauthorized): the token is missing, wrong or expired, or the "
-     "repository does not exist; check --repo-id and " + LOGIN_HINT),
+     "repository does not exist; check its name and " + LOGIN_HINT),
     (("RevisionNotFoundError",), "stop", "the repository has no such revision (404); check --revision"),
     (("RepositoryNotFoundError", "HFValidationError"), "stop", "no such repository (404); check --repo-id"),
     (("EntryNotFoundError",), "skip",
@@ -591,12 +636,11 @@ def server_wait(headers: Mapping[str, str]) -> Optional[float]:
     return min(float(found.group(1)), MAX_SERVER_WAIT_SECONDS) if found else None
 
 
-def hub_client(what: str) -> Any:
-    """The hub's client, set up for one request: impatient with Xet, silent, its bars named; or StopRun."""
+def hub_client() -> Any:
+    """The hub's client, set up: impatient with Xet, silent but to PROGRESS, without retries; or StopRun."""
     variables = sorted(name for name in os.environ if name.startswith("HF_"))
     os.environ["HF_HUB_ENABLE_HF_TRANSFER"] = "0"  # a second way to fetch, without retries
-    if not on_terminal():
-        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # two kinds of bar spoil each other's lines
     for name, value in XET_PATIENCE.items():
         os.environ.setdefault(name, value)
     try:
@@ -611,14 +655,13 @@ def hub_client(what: str) -> Any:
     constants, file_download, utils = client.constants, client.file_download, client.utils
     # Its log, its warnings and its bars quote signed addresses.
     utils.logging.set_verbosity_error()
-    bar = {"displayed_filename": what.rsplit("/", 1)[-1]}
-    once = {"max_retries": 0}  # the retries are ours: the client's own would multiply them
-    for name, options in (("http_get", {**bar, "_nb_retries": 0}), ("xet_get", bar), ("http_backoff", once),
-                          ("http_stream_backoff", once)):
-        function = getattr(file_download, name, None)
-        if function:  # which of them there are depends on the version
-            plain = function.args[0] if isinstance(function, functools.partial) else function
-            setattr(file_download, name, functools.partial(with_options, plain, options))
+    once = {"max_retries": 0, "_nb_retries": 0}  # the retries are ours: its own would multiply them
+    for name in {"http_get", "xet_get", "http_backoff", "http_stream_backoff"} & set(vars(file_download)):
+        function = getattr(file_download, name)
+        if not isinstance(function, functools.partial):
+            known = set(inspect.signature(function).parameters)
+            options = {key: value for key, value in {**once, "_tqdm_bar": PROGRESS}.items() if key in known}
+            setattr(file_download, name, functools.partial(with_options, function, options))
     if hasattr(getattr(utils, "_xet", None), "get_xet_session"):
         utils.get_session().timeout = constants.HF_HUB_ETAG_TIMEOUT  # else none, even for Xet's token
     else:
@@ -641,7 +684,7 @@ def ask_hub(what: str, request: Callable[[bool], T]) -> T:
     again, retry = False, 0
     while True:
         try:
-            client = hub_client(what)
+            client = hub_client()
             return request(again)
         except (NeedsWholeVideo, StopRun):
             raise
@@ -679,6 +722,7 @@ class HubFile(NamedTuple):
         if file is None or not (any_will_do or COMMIT_FORM.fullmatch(self.revision)):
             try:
                 told = self.metadata()  # asked here, since the client's first question may take six minutes
+                PROGRESS.fetching(told.size)
                 file = Path(library("huggingface_hub").hf_hub_download(
                     self.repo_id, self.path, repo_type="dataset", revision=self.revision, token=self.token,
                     cache_dir=self.cache_dir, force_download=again))
@@ -778,8 +822,10 @@ def stream_video(ffmpeg: str, hub_file: HubFile, wanted: Sequence[Sequence[int]]
     total = sum(end - start for start, end in spans)
     if total > STREAM_SHARE * told.size:
         raise NeedsWholeVideo("the frames need %.0f of its %.0f MB" % (total / 1e6, told.size / 1e6))
+    PROGRESS.fetching(total)
     for start, end in spans:
-        fetch_part(hub_file, local, start, end)
+        for at in range(start, end, STREAM_PART_BYTES):
+            PROGRESS.update(len(fetch_part(hub_file, local, at, min(end, at + STREAM_PART_BYTES))))
     return video
 
 
@@ -910,7 +956,6 @@ def run_ffmpeg(program: str, *arguments: str, cwd: Optional[Path] = None,
     :raises SequenceError: when it does not end.
     :raises StopRun: when it cannot be started.
     """
-    patience = patience or HANGING_SECONDS
     environment = {name: value for name, value in os.environ.items() if not NOT_FOR_FFMPEG.match(name)}
     environment["AV_LOG_FORCE_NOCOLOR"] = "1"
     try:
@@ -920,16 +965,28 @@ def run_ffmpeg(program: str, *arguments: str, cwd: Optional[Path] = None,
             try:
                 if cwd:
                     library("cv2")  # takes as long as a few frames to import: meanwhile
-                output, log = child.communicate(timeout=patience)
+                output, log = communicate(child, patience or HANGING_SECONDS)
             except BaseException:
                 child.kill()
                 raise
     except subprocess.TimeoutExpired:
         raise SequenceError("ffmpeg did not end within %g s and was ended; is the disk stuck?"
-                            % patience) from None
+                            % (patience or HANGING_SECONDS)) from None
     except OSError as error:
         raise StopRun("%s cannot be started: %s" % (program, error.strerror)) from None
     return child.returncode, output, log.decode("utf-8", "replace").splitlines()
+
+
+def communicate(child: "subprocess.Popen[bytes]", patience: float) -> Tuple[bytes, bytes]:
+    """What a child writes until it ends; the bar's clock goes on meanwhile."""
+    end = time.monotonic() + patience
+    while True:
+        try:
+            return child.communicate(timeout=min(BAR_SECONDS, patience))
+        except subprocess.TimeoutExpired:
+            if time.monotonic() > end:
+                raise
+            PROGRESS.tick()
 
 
 def input_arguments(file: Path) -> List[str]:
@@ -1707,7 +1764,8 @@ OPTIONS: Tuple[Tuple[str, Dict[str, Any], str], ...] = (
     ("what to prepare", {}, ""),
     ("--benchmark", {**PATH, "metavar": "PATH"}, "benchmark file, JSON or JSON Lines; or "
      "hf://datasets/OWNER/NAME/PATH (required, but for --demo)"),
-    ("--sequences", {"metavar": "ID", "nargs": "+", "action": "extend"},
+    ("--sequences", {"metavar": "ID", "nargs": "+", "action": "extend",
+                     "type": lambda text: text.replace("/", "__")},
      "prepare these seq_ids only (default: all)"),
     ("--demo", SWITCH, "prepare a small synthetic scene: no network, no token, no benchmark"),
     ("which frames", {}, ""),
@@ -1758,9 +1816,11 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     args, unknown = parser.parse_known_args(argv)
     if unknown:
         options = [option for action in parser._actions for option in action.option_strings]
-        name = unknown[0].split("=")[0]  # its value may be a token
-        near = difflib.get_close_matches(name, options, n=1, cutoff=0.4)
-        parser.error("unknown argument %s%s" % (name, "; did you mean %s?" % near[0] if near else ""))
+        names = [text.split("=")[0] for text in unknown if text.startswith("-")] or unknown[:1]  # no values
+        near = [[option for option in options if len(name) > 3 and option.startswith(name)]
+                + difflib.get_close_matches(name, options, n=1) for name in names]
+        parser.error("; ".join("unknown argument " + name + (", did you mean %s?" % close[0] if close else "")
+                               for name, close in zip(names, near)))
     if not args.benchmark and not args.demo:
         raise StopRun("--benchmark is missing; to start:", *EXAMPLES.rstrip().split("\n")[1:])
     output = args.output_dir = args.output_dir or (DEMO_OUTPUT if args.demo else "")
@@ -1773,9 +1833,9 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
             (args.demo and (args.benchmark or args.video_dir),
              "--demo makes its own benchmark and video; leave out --benchmark and --video-dir"),
             (args.video_dir and not os.path.isdir(args.video_dir),
-             "--video-dir %s: no such folder" % args.video_dir),
+             "--video-dir %s: no such folder; expected one laid out like the repository" % args.video_dir),
             (os.path.exists(output) and not os.path.isdir(output),
-             "--output-dir %s: is not a folder" % output),
+             "--output-dir %s: is not a folder; choose another" % output),
             (".." in args.repo_subdir.split("/"),
              "--repo-subdir %s: must lie inside the repository" % args.repo_subdir),
             (args.contact_sheet and not library("PIL.Image"),
@@ -1799,13 +1859,14 @@ def load_benchmark(args: argparse.Namespace) -> List[SotSequence]:
             file = HubFile(repo_id, filename, revision or "main", args.hf_token, args.hf_cache_dir)
             path = file.cached() if args.check else file.download()
             if path is None:
-                raise StopRun("--benchmark %s is not in the cache, and --check downloads nothing"
-                              % args.benchmark)
+                raise StopRun("--benchmark %s is not in the cache, and --check downloads nothing; run once "
+                              "without --check" % args.benchmark)
         data = Path(path).read_bytes()
     except VideoError as error:
-        raise StopRun("benchmark %s" % error) from None
+        raise StopRun("benchmark %s; or give a file" % error) from None
     except OSError as error:
-        raise StopRun("--benchmark %s cannot be read: %s" % (args.benchmark, error.strerror)) from None
+        raise StopRun("--benchmark %s cannot be read: %s; expected a file, or hf://datasets/OWNER/NAME/PATH"
+                      % (args.benchmark, error.strerror)) from None
     sequences, problems = read_benchmark(data, args.benchmark)
     named = set(args.sequences or []) if sequences else set()
     passed = [text for seq_id, text in problems if named and str(seq_id) not in named]
@@ -1843,9 +1904,12 @@ class VideoSource:
     args: argparse.Namespace
     path: str
     wanted: Sequence[Sequence[int]]
-    place: str  # of it in this run, for messages
     folder: str  # for what is streamed
     found: Union[None, Video, VideoError] = None
+
+    @property
+    def short(self) -> str:
+        return "%s/%s" % (self.path.split("/")[-3], os.path.basename(self.path))
 
     def get(self, why_whole: str = "") -> Video:
         """The video, or what stands in the way, again and again; with a reason, not part of it but all."""
@@ -1863,7 +1927,8 @@ class VideoSource:
         if args.video_dir:
             file = local_video(args.video_dir, self.path, args.repo_subdir)
             if file is None:
-                raise VideoError("no such video in --video-dir: %s" % self.path)
+                raise VideoError("no such video in --video-dir: %s; expected the folders of the repository"
+                                 % self.path)
             return open_video(args.ffmpeg, file, self.path, None)
         # Of a streamed video some frames may be there already: the whole must be the same.
         revision = self.found.revision if why_whole and isinstance(self.found, Video) else None
@@ -1871,14 +1936,14 @@ class VideoSource:
             args.repo_id, self.path, revision or args.revision, args.hf_token, args.hf_cache_dir)
         cached = hub_file.cached() if args.stream else None
         if args.stream and not why_whole and not cached:
-            LOG.info("Streaming from %s (%s)", self.path, self.place)
+            LOG.info("Streaming from %s (%s)", self.short, PROGRESS.video)
             try:
                 return stream_video(args.ffmpeg, hub_file, self.wanted, Path(self.folder, "streamed.mp4"))
             except HubError:
                 raise
             except SequenceError as error:
                 why_whole = str(error)
-        LOG.info("Getting %s (%s)%s", self.path, self.place, why_whole and ", whole: " + why_whole)
+        LOG.info("Getting %s (%s)%s", self.short, PROGRESS.video, why_whole and ", whole: " + why_whole)
         file = hub_file.download(any_will_do=cached is not None)
         # A copy in the cache lies in .../snapshots/COMMIT/ and then its path in the repository.
         return open_video(args.ffmpeg, file, self.path, file.parents[self.path.count("/")].name)
@@ -1891,17 +1956,19 @@ def prepare_all(args: argparse.Namespace, targets: Sequence[Target], folder: str
     for target in sorted(targets, key=lambda target: target.path):
         by_video.setdefault(target.path, []).append(target)
     done = in_vain = 0
+    begun = time.monotonic()
     tqdm = library("tqdm") if on_terminal() else None
+    form = "{n_fmt}/{total_fmt} [{elapsed}<{remaining}] %s{desc}" % (
+        "{bar:10} " if shutil.get_terminal_size().columns >= 80 else "")
     with nullcontext() if tqdm is None else tqdm.tqdm(
-            total=len(targets), file=sys.stderr, dynamic_ncols=True, leave=False,
-            bar_format="{n_fmt}/{total_fmt} [{elapsed}<{remaining}] {bar:10} {desc}") as bar:
+            total=len(targets), file=sys.stderr, dynamic_ncols=True, leave=False, bar_format=form) as bar:
+        PROGRESS.bar = bar
         for number, (path, group) in enumerate(by_video.items(), 1):
-            place = "video %d of %d" % (number, len(by_video))
-            source = VideoSource(args, path, [target.frame_ids for target in group], place, folder)
+            PROGRESS.video = "video %d of %d" % (number, len(by_video))
+            source = VideoSource(args, path, [target.frame_ids for target in group], folder)
             for target in group:
-                seq_id = target.sequence.seq_id
-                if bar is not None:
-                    bar.set_description_str(seq_id)
+                PROGRESS.sequence = seq_id = target.sequence.seq_id
+                PROGRESS.tick()
                 problem = prepared(target, source)
                 done += 1
                 if problem:
@@ -1909,11 +1976,13 @@ def prepare_all(args: argparse.Namespace, targets: Sequence[Target], folder: str
                 if bar is not None:
                     bar.update()
                 else:
-                    LOG.info("[%d/%d] %s: %s", done, len(targets), seq_id, "FAILED" if problem else "ready")
+                    left = (time.monotonic() - begun) * (len(targets) - done) / done / 60
+                    LOG.info("[%d/%d] %s: %s%s", done, len(targets), seq_id, "FAILED" if problem else "ready",
+                             ", about %.0f min left" % left if left >= 1 else "")
             in_vain = in_vain + 1 if isinstance(source.found, HubError) else 0
             if in_vain == VIDEOS_BEFORE_STOP:
-                raise StopRun("%d videos in a row could not be had: %s. The same command goes on from here; "
-                              "--video-dir needs no network" % (in_vain, source.found))
+                raise StopRun("the hub did not give %d videos in a row; the same command goes on from here, "
+                              "and --video-dir needs no network" % in_vain)
 
 
 def prepared(target: Target, source: VideoSource) -> Optional[str]:
@@ -1999,11 +2068,15 @@ def write_manifest(output: Path, manifest: Mapping[str, Any]) -> None:
 
 def place_for_videos(args: argparse.Namespace) -> Any:
     """A passing folder where videos will lie; elsewhere if it is read-only, since they may all be there."""
-    cache = None if args.stream else args.hf_cache_dir or hub_client("").constants.HF_HUB_CACHE
+    cache = None if args.stream else args.hf_cache_dir or hub_client().constants.HF_HUB_CACHE
     if cache:
         with suppress(OSError):
             os.makedirs(cache, exist_ok=True)
     return tempfile.TemporaryDirectory(dir=cache if cache and os.access(cache, os.W_OK) else None)
+
+
+def counted(seq_ids: Sequence[str]) -> str:
+    return "%d sequence%s, first %s" % (len(seq_ids), "s" * (len(seq_ids) > 1), seq_ids[0])
 
 
 def before_the_work(args: argparse.Namespace, todo: Sequence[Target]) -> None:
@@ -2017,32 +2090,32 @@ def before_the_work(args: argparse.Namespace, todo: Sequence[Target]) -> None:
         LOG.warning("neither OpenCV nor Pillow can be imported, so f00_ann.png is a plain copy and crop.png "
                     "is left out; after pip install opencv-python-headless the same command adds them")
     metas = [read_object(target.directory / META_NAME) for target in todo]
-    others = sum(bool(meta) and "source" not in meta for meta in metas)
+    others = [target.sequence.seq_id for target, meta in zip(todo, metas) if meta and "source" not in meta]
     if others:
-        LOG.warning("%d sequences were prepared by another program; they are made anew, their gt.json stays",
-                    others)
+        LOG.warning("%s: prepared by another program; made anew, a gt.json stays", counted(others))
     past = [target.sequence.seq_id for target in todo
             if target.stride is None and target.sequence.clip_end_frame is not None
             and max(set(target.frame_ids) - set(target.sequence.canonical_frame_ids), default=0)
             > target.sequence.clip_end_frame]
     if past:
-        LOG.warning("%d sequences reach past their clip_end_frame, where there may be no ground truth: first "
-                    "%s", len(past), past[0])
+        LOG.warning("%s: frames past clip_end_frame, where there may be no ground truth; --nframes or "
+                    "--stride of less would stay inside", counted(past))
 
 
 def after_the_work(targets: Sequence[Target]) -> None:
     """Warn of what the evaluator will stumble over."""
     if int(getattr(sys.modules.get("cv2"), "__version__", "4").split(".")[0]) > 4:
-        LOG.warning("OpenCV 5 draws the word %s in another font than OpenCV 4; use the one that your "
-                    "evaluator uses (pip install 'opencv-python<5')", LABEL_TEXT)
+        LOG.warning("OpenCV 5 draws the word %s in another font than OpenCV 4; if your evaluator has the "
+                    "other one, delete each f00_ann.png and run again with that", LABEL_TEXT)
     given = [(target, read_object(target.directory / GT_NAME)) for target in targets
              if os.path.lexists(target.directory / GT_NAME)]
     other = [target.sequence.seq_id for target, found in given
-             if not is_gt_stub(found) and found.get("source_frame_ids") != list(target.frame_ids)]
+             if not is_gt_stub(found) and list(target.frame_ids) not in (
+                 found.get("source_frame_ids"), found.get("frame_ids"))]
     if other:
-        LOG.warning("gt.json of %d sequences is not this program's and was left alone; does it fit these "
-                    "frames? first %s", len(other), other[0])
-    if not given:
+        LOG.warning("%s: gt.json is not this program's and was left alone; does it fit these frames?",
+                    counted(other))
+    if not given and any((target.directory / META_NAME).exists() for target in targets):
         LOG.info("No sequence has a gt.json, by which the evaluator's loader finds it: --gt-stub writes one")
 
 
@@ -2090,6 +2163,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         return 2
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the libraries' own endings are not to be disturbed
+        if on_terminal() and os.name != "nt":
+            write_line("", sys.stderr, end="\r\x1b[K")  # the terminal has written ^C
         LOG.error("%s", INTERRUPTED)
         return 130
     except Terminated:

@@ -2,12 +2,13 @@
 from __future__ import annotations
 
 import codecs
+import itertools
 import json
 import re
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from prepare_sot_dataset import SotSequence, frame_ids_of, read_benchmark, split_of, video_path, what_fits
@@ -215,6 +216,12 @@ ONE_MISTAKE: Dict[str, Tuple[bytes, str]] = {
     "nested too deeply": (b"[" * 100000, "nested"),
     "wrapped": (json.dumps({"sequences": [STANDARD] * 3}).encode(), '"sequences"; expected the list'),
     "wrapped over lines": (json.dumps({"v": 1, "a": [NAMED]}, indent=1).encode(), '"a"; expected the list'),
+    "wrapped with other facts": (b'{"metadata": {"v": 1}, "sequences": []}', '"sequences"; expected the list'),
+    "empty object": (b"{}", "expected at least an id"), "number": (b"42", 'starts with "4"; expected a JSON'),
+    "text": (b'"x"', "expected a JSON array"), "null": (b"null", "expected a JSON array"),
+    "comma behind": (lines(STANDARD) + lines(PLACED).rstrip() + b",", "line 2\\b.*comma"),
+    "ground truth without use": (lines({**without(STANDARD, "init_bbox"), "gt_bboxes": {"1": [1, 2, 3, 4]}}),
+                                 "init_bbox: missing, and the ground truth has no box of the initial frame"),
     "cut array": (b'[\n{"seq_id": "x"},\n{"seq_id":', "line 3\\b.*JSON"),
     "broken object": (b'{\n"seq_id": "x",\n"scene": ,\n"camera": "y"\n}', "line 3\\b.*JSON"),
     "broken line": (lines(STANDARD) + b'{"seq_id": x}\n' + lines(STANDARD), "line 2\\b.*JSON"),
@@ -332,17 +339,21 @@ def test_split_and_path(split: str, scenes: str) -> None:
         assert (split_of(scene), path) == (split, "a/b/%s/%s/videos/Camera_11.mp4" % (split, scene))
 
 
-# The most that fits; a single frame has no stride, and where the first one is past the end nothing fits.
-@pytest.mark.parametrize("first, end, nframes, stride, frames, expected", [
-    (0, None, 8, None, 25, ["--nframes 2", "--stride 3"]), (0, 22, 12, None, 11, ["--nframes 1"]),
-    (0, None, 8, None, 105, ["--nframes 7", "--stride 14"]), (0, 44, 40, None, 35, ["--nframes 35"]),
-    (20, 60, 5, None, 25, ["--nframes 1", "--stride 1"]), (20, None, 4, 8, 29, ["--nframes 2", "--stride 2"]),
-    (0, None, 40, 1, 25, ["--nframes 25"]), (24, None, 2, 1, 25, ["--nframes 1"]),
-    (25, None, 1, None, 25, []), (25, None, 4, 1, 25, [])])
-def test_what_fits(first: int, end: Optional[int], nframes: int, stride: Optional[int], frames: int,
-                   expected: List[str]) -> None:
-    one = sequence(init_frame_id=first, canonical_frame_ids=[first], clip_end_frame=end)
-    assert what_fits(one, nframes, stride, frames) == expected
+@given(first=st.integers(0, 30), gaps=st.lists(st.integers(1, 9), max_size=9), room=st.none() | st.integers(0, 90),
+       nframes=st.integers(1, 20), stride=st.none() | st.integers(1, 9), count=st.integers(1, 60))
+def test_property_what_fits_is_the_most_that_fits(first: int, gaps: List[int], room: Optional[int], nframes: int,
+                                                  stride: Optional[int], count: int) -> None:
+    ids = list(itertools.accumulate([first, *gaps]))
+    one = sequence(init_frame_id=first, canonical_frame_ids=ids, clip_end_frame=room and first + room)
+
+    def fits(nframes: int, stride: Optional[int]) -> bool:
+        return frame_ids_of(one, nframes, stride)[-1] < count
+
+    assume(not fits(nframes, stride))
+    most = [max((n for n in range(1, nframes) if fits(n, stride)), default=0),
+            max((s for s in range(1, 60) if fits(nframes, s)), default=0)]
+    assert what_fits(one, nframes, stride, count) == [
+        "%s %d" % told for told in zip(("--nframes", "--stride"), most) if told[1]]
 
 
 def test_past_the_end_of_the_video_the_message_says_what_fits(world: World) -> None:

@@ -81,6 +81,7 @@ MISTAKES = [  # the command line, and what is said
     (GOOD + " --n-frames 3", r"--n-frames\b.*--nframes\b"),
     (GOOD + " --sequences a --strid=3", r"--strid\b.*--stride\b"),
     ("--benchmak good.jsonl --output_dir out", r"--benchmak\b.*--benchmark\b"),
+    ("--benchmark good.jsonl --out x --video-dirs v", r"--out\b.*--output-dir\?.*--video-dirs\b.*--video-dir\?"),
     (HUB + " --hf-tokn=hf_secret", r"--hf-tokn\b.*--hf-token\b"),
     *[(GOOD + " --nframes " + shlex.quote(number), r"--nframes\b.*whole number.*" + re.escape(number))
       for number in ("0", "-1", "x", "1.5", "1e3", "", "99999999999", "\u0663")],
@@ -241,7 +242,7 @@ def test_pipe_gets_the_lines_in_order(three: World) -> None:
     assert_plain(out)
     assert [one, two, last] == NUMBERED
     for number, line in enumerate((first, second)):
-        assert re.match(r"Getting {}.*\bvideo {} of 2\b".format(PATHS[number], number + 1), line)
+        assert line == "Getting Warehouse_016/{} (video {} of 2)".format(Path(PATHS[number]).name, number + 1)
     assert len(closing) == 2 and DONE in closing and "--gt-stub" in "".join(closing)
 
 

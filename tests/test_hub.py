@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -20,7 +21,7 @@ import pytest
 import prepare_sot_dataset as program
 from tests import clips, hub_server
 from tests.hub_server import Hub
-from tests.world import Run, World, clip
+from tests.world import Run, World, clip, screen
 
 SCENE, REPO = "Warehouse_016", "nvidia/PhysicalAI-SmartSpaces"
 IDS = [2, 9]
@@ -158,6 +159,25 @@ def test_four_runs_at_once_on_one_cache(here: Here) -> None:
     assert all(here.right(camera, output) for camera in (ONE, TWO) for output in outputs)
     assert not [line for _, err in told for line in err.splitlines() if "retry" in line]
     assert here.sent()[0] < 1.1 * (2 << 19) and here.sent()[1] == 0
+
+
+@pytest.mark.parametrize("here", [((ONE, TWO), 24 << 20, {})], indirect=True)
+@pytest.mark.parametrize("args", [(), ("--stream", "--stride", 100)], ids=["download", "stream"])
+def test_progress_of_a_download(here: Here, args: Sequence[Any]) -> None:
+    """One bar, that fits and leaves nothing; in a pipe a line now and then."""
+    here.hub.bandwidth = 12 << 20
+    told = r"video 1 of 2: \d+ of \d+ MB, \d+ s left"
+    constants = {"BAR_SECONDS": 0, "LINE_SECONDS": 0}
+    run = here.world.in_terminal("--nframes", 2, *args, columns=60, constants=constants)
+    assert run.code == 0 and re.search(told, run.out) and max(map(len, re.split("[\r\n]+", run.out))) <= 90
+    left = [line for line in screen(run.out, 90) if line]
+    word = "Streaming from" if args else "Getting"
+    assert left[:2] == ["%s %s/%s.mp4 (video %d of 2)" % (word, SCENE, camera, number)
+                        for number, camera in enumerate((ONE, TWO), 1)] and left[2].startswith("Done: 2"), left
+    shutil.rmtree(here.world.output)
+    shutil.rmtree(here.world.cache, ignore_errors=True)
+    err = here.world.run("--nframes", 2, *args, constants=constants).err
+    assert re.search(told, err) and "\r" not in err
 
 
 # ---------------------------------------------------------------- damage
