@@ -29,6 +29,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) == signal.default_
 
 import argparse
 import bisect
+import codecs
 import collections
 import difflib
 import errno
@@ -42,12 +43,14 @@ import json
 import logging
 import math
 import re
+import select
 import shlex
 import shutil
 import struct
 import subprocess
 import tempfile
 import time
+import urllib.request
 from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -83,6 +86,7 @@ VIDEOS_BEFORE_STOP = 2  # videos in a row that the hub did not give in spite of 
 STREAM_SHARE = 0.5  # a video of which more than this share is wanted is downloaded whole
 STREAM_GAP_BYTES = 1 << 18  # parts that lie closer together are fetched as one
 STREAM_PART_BYTES = 1 << 23  # of one request
+PIPE_SECONDS = 0.2  # to wait for somebody to read a line
 BAR_SECONDS, LINE_SECONDS = 0.3, 30.0  # between signs of life on a terminal, or elsewhere
 STREAM_SLACK_SECONDS = 0.3  # ffmpeg seeks up to 3/23 s before the asked time (fftools/ffmpeg_demux.c)
 STREAM_SLACK_PACKETS = 64  # a decoder with many threads reads on before it shows a frame
@@ -94,6 +98,8 @@ XET_PATIENCE = {  # of hf_xet, else silent for half an hour when its server stal
 NOT_FOR_FFMPEG = re.compile("HF_|HUGGING|FFREPORT|AV_LOG_")  # secrets, and what changes its words
 COMMIT_FORM = re.compile("[0-9a-f]{40}")
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+ONE_PIXEL = bytes.fromhex("89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c49444154"
+                          "789c63606060000000040001f61738550000000049454e44ae426082")  # a black PNG
 PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 META_NAME, GT_NAME, SHEET_NAME = "sequence_meta.json", "gt.json", "contact_sheet.jpg"
 MANIFEST_NAME = "gt_requests.json"
@@ -145,6 +151,9 @@ def write_line(text: str, stream: TextIO, end: str = "\n") -> None:
 
     What could steer a terminal is escaped: control and bidirectional characters, lone surrogates.
     """
+    with suppress(OSError, ValueError):  # what select cannot tell, the writing itself does
+        if not stream.isatty() and not select.select([], [stream], [], PIPE_SECONDS)[1]:
+            return  # a full pipe; the line is lost, the next one may find a reader
     safe = "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode()
                    for c in text)
     bars = getattr(sys.modules.get("tqdm"), "tqdm", None)
@@ -214,7 +223,7 @@ def library(name: str) -> Any:
     try:
         with redirect_stdout(io.StringIO()):  # OpenCV says there what it lacks
             return importlib.import_module(name)
-    except Exception:
+    except (Exception, SystemExit):
         return None
     finally:
         if getattr(on_signal, "at", None) != pressed:  # C code makes something else of a KeyboardInterrupt
@@ -552,24 +561,30 @@ T = TypeVar("T")
 
 # --- The hub: what went wrong -> what to do
 
+NO_CONNECTION = "no connection"
 LOGIN_HINT = ("get a token with read access at https://huggingface.co/settings/tokens and give it with "
               "--hf-token or in $HF_TOKEN")
 REFUSED = "access refused (403 Forbidden): open the dataset's page on huggingface.co, accept its terms, and "
-ENDPOINT_HINT = "HF_ENDPOINT is no address; expected https:// and a host"
+PROXY_HINT = "check HTTPS_PROXY, HTTP_PROXY and ALL_PROXY"
+NO_HUB = "what answers is no Hugging Face hub (a login page?); check HF_ENDPOINT, the network and a proxy"
+CERTIFICATES = "name its certificates in SSL_CERT_FILE and REQUESTS_CA_BUNDLE"
 DISK_HINT = "the disk with the video cache is full; free some space or choose another --hf-cache-dir"
 SETTING_ERRNOS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG,
                   errno.ELOOP}  # of a file or folder that only its owner can mend
 HUB_RULES = (  # signs (a class, a status, an errno, words in lower case), what to do, why; the first counts
     (("ENOSPC", "EDQUOT", "no space left"), "stop", DISK_HINT),  # the last as hf_xet says it
-    (("certificate verify failed",), "stop", "the server's certificate is not trusted; behind a proxy that "
-     "looks into the traffic, name its certificates in SSL_CERT_FILE and REQUESTS_CA_BUNDLE"),
-    (("proxy",), "stop", "the proxy cannot be used; check HTTPS_PROXY, HTTP_PROXY and ALL_PROXY"),
-    (("UnsupportedProtocol", "MissingSchema", "InvalidSchema", "InvalidURL"), "stop", ENDPOINT_HINT),
+    (("certificate verify failed",), "stop",
+     "the server's certificate is not trusted; behind a proxy that looks into the traffic, " + CERTIFICATES),
+    (("invalid path",), "stop", "there is no such file of certificates; " + CERTIFICATES),
+    (("SSLError",), "stop", "the server does not speak TLS; check HF_ENDPOINT (http or https?)"),
+    (("FileMetadataError", "RecursionError", "TooManyRedirects", "a web page"), "stop", NO_HUB + " (%s)"),
+    (("proxy",), "stop", "the proxy cannot be used; " + PROXY_HINT),
+    (("UnsupportedProtocol", "MissingSchema", "InvalidSchema", "InvalidURL"), "stop",
+     "HF_ENDPOINT or a proxy is no address; expected https:// and a host; " + PROXY_HINT),
+    (("UnicodeError",), "stop", "the saved token is none; log in again, or check HF_TOKEN_PATH"),
     (("EACCES", "EPERM"), "stop", "a firewall on this machine refuses the connection"),
     (("OfflineModeIsEnabled",), "stop", "offline mode (HF_HUB_OFFLINE) is on and the file is not in the "
      "cache under this --revision; switch it off, or use --video-dir"),
-    (("FileMetadataError",), "stop", "what answers is no Hugging Face hub (a login page?); check HF_ENDPOINT "
-     "and the network"),
     (("xet-read-token",), "retry", "the hub gives no access to Xet"),  # says nothing about the file itself
     (("address 403",), "retry", "the download address has expired (403)"),
     (("GatedRepoError", "403"), "stop", REFUSED + LOGIN_HINT),
@@ -585,12 +600,12 @@ HUB_RULES = (  # signs (a class, a status, an errno, words in lower case), what 
     (("4xx",), "skip", "the server answered %s"),
     (("arrived damaged",), "again", "the file arrived damaged (its checksum differs from the hub's)"),
     (("timeout", "timed out"), "retry", "the server stopped answering (time-out)"),
-    (("refused", "client has been closed"), "retry", "no connection"),
+    (("refused", "client has been closed"), "retry", NO_CONNECTION),
     (("reset",), "retry", "connection reset"),
     (("incomplete", "readerror", "protocolerror"), "retry", "connection broken"),
-    (("LocalEntryNotFoundError", "ConnectionError", "ConnectError"), "retry", "no connection"),
+    (("LocalEntryNotFoundError", "ConnectionError", "ConnectError"), "retry", NO_CONNECTION),
     (("RuntimeError",), "retry", "the transfer by Xet failed"),
-    (("",), "retry", "the download failed"),
+    (("",), "retry", "the download failed (%s)"),
 )
 
 
@@ -607,26 +622,54 @@ def judge(error: BaseException) -> Tuple[str, str, Optional[float]]:
     while following is not None and following not in chain:
         chain.append(following)
         following = following.__cause__ or following.__context__
-    for link in chain:
-        if isinstance(link, OSError) and link.filename and link.errno in SETTING_ERRNOS:
-            remedy = "%s: %s; mend that, or choose another --hf-cache-dir" % (link.filename, link.strerror)
-            return "stop", remedy, None
-    signs = {base.__name__ for link in chain for base in type(link).__mro__}
-    signs |= {errno.errorcode.get(getattr(link, "errno", None) or 0, "no errno") for link in chain}
-    if "LocalEntryNotFoundError" in signs or (type(error) is ValueError and error.__cause__ is not None):
-        signs.discard("EntryNotFoundError")
+    place = next(filter(None, map(place_at_fault, chain)), None)
+    if place:
+        return "stop", place, None
     responses = [getattr(link, "response", None) for link in chain]
     response: Any = next((found for found in responses if found is not None), None)
     status = "" if response is None else str(response.status_code)
-    if response is not None:
-        address = urlsplit(str(response.url))
-        signs |= {"address 403" if address.query and status == "403" else status, status[0] + "xx"}
-        signs |= {"xet-read-token"} if "/xet-read-token/" in address.path else set()
+    signs = signs_of(chain, response)
     said = " ".join("%s %s" % (type(link).__name__, link) for link in chain).lower()
     words = " ".join(word for word in said.split() if "/" not in word)  # no path, no address
     action, reason = next((action, reason) for row, action, reason in HUB_RULES for sign in row
                           if sign in signs or sign.islower() and sign in words or not sign)
-    return action, reason.replace("%s", status), server_wait(response.headers) if status == "429" else None
+    if reason == NO_CONNECTION and behind_a_proxy():
+        action, reason = "stop", "no connection to the proxy; " + PROXY_HINT
+    reason = reason.replace("%s", status or type(error).__name__)
+    return action, reason, server_wait(response.headers) if status == "429" else None
+
+
+def place_at_fault(error: BaseException) -> Optional[str]:
+    """What to say of a file or folder that only its owner can mend."""
+    name = error.filename if isinstance(error, OSError) else None
+    if not isinstance(name, str) or not isinstance(error, OSError):
+        return None
+    lost = isinstance(error, FileNotFoundError) and not os.path.isdir(os.path.dirname(os.path.abspath(name)))
+    remedy = "%s: %s; mend that, or name another place (--hf-cache-dir, HF_HOME, HF_TOKEN_PATH)"
+    return remedy % (name, error.strerror) if lost or error.errno in SETTING_ERRNOS else None
+
+
+def signs_of(chain: Sequence[BaseException], response: Any) -> Set[str]:
+    """Names of classes, of errnos, and what the response tells."""
+    signs = {base.__name__ for link in chain for base in type(link).__mro__}
+    signs |= {errno.errorcode.get(getattr(link, "errno", None) or 0, "no errno") for link in chain
+              if type(link).__name__ != "SSLError"}  # which has numbers of its own
+    forced = type(chain[0]) is ValueError and chain[0].__cause__ is not None
+    if "LocalEntryNotFoundError" in signs or forced:
+        signs.discard("EntryNotFoundError")
+    if response is not None:
+        status, address = str(response.status_code), urlsplit(str(response.url))
+        signs |= {"address 403" if address.query and status == "403" else status, status[0] + "xx"}
+        signs |= {"xet-read-token"} if "/xet-read-token/" in address.path else set()
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        a_page = "html" in headers.get("content-type", "") and "x-error-message" not in headers
+        signs |= {"a web page"} if status == "511" or status == "403" and a_page else set()
+    return signs
+
+
+def behind_a_proxy() -> bool:
+    host = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co").hostname
+    return bool(urllib.request.getproxies()) and not urllib.request.proxy_bypass(host or "")
 
 
 def server_wait(headers: Mapping[str, str]) -> Optional[float]:
@@ -638,7 +681,7 @@ def server_wait(headers: Mapping[str, str]) -> Optional[float]:
 
 def hub_client() -> Any:
     """The hub's client, set up: impatient with Xet, silent but to PROGRESS, without retries; or StopRun."""
-    variables = sorted(name for name in os.environ if name.startswith("HF_"))
+    variables = sorted(name for name in os.environ if re.match("HF_|SSL|TQDM_|REQUESTS_|CURL_|XET_", name))
     os.environ["HF_HUB_ENABLE_HF_TRANSFER"] = "0"  # a second way to fetch, without retries
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # two kinds of bar spoil each other's lines
     for name, value in XET_PATIENCE.items():
@@ -647,26 +690,34 @@ def hub_client() -> Any:
         import huggingface_hub.constants
         import huggingface_hub.file_download
         import huggingface_hub.utils
-    except Exception as error:  # missing, broken, or a variable has a value that it cannot take
+        client: Any = huggingface_hub
+        constants, file_download, utils = client.constants, client.file_download, client.utils
+        if min(constants.HF_HUB_ETAG_TIMEOUT, constants.HF_HUB_DOWNLOAD_TIMEOUT) <= 0:
+            raise ValueError("a time-out of 0 s or less")
+        tame(file_download, utils, constants)
+    except (Exception, SystemExit) as error:  # missing, broken, or a variable has a value that it cannot take
+        if "proxy" in str(error).lower():
+            raise StopRun("the proxy cannot be used; " + PROXY_HINT) from None
         raise StopRun("huggingface_hub cannot be used (%s: %s): pip install -r requirements.txt, or check "
                       "%s, or take the videos from a folder with --video-dir"
                       % (type(error).__name__, error, ", ".join(variables) or "its files")) from None
-    client: Any = huggingface_hub
-    constants, file_download, utils = client.constants, client.file_download, client.utils
-    # Its log, its warnings and its bars quote signed addresses.
-    utils.logging.set_verbosity_error()
-    once = {"max_retries": 0, "_nb_retries": 0}  # the retries are ours: its own would multiply them
+    return client
+
+
+def tame(file_download: Any, utils: Any, constants: Any) -> None:
+    """Have the client say nothing, tell its bytes to PROGRESS, and leave retries to us; Xet where it ends."""
+    utils.logging.set_verbosity_error()  # its log and its warnings quote signed addresses
+    forced = {"max_retries": 0, "_nb_retries": 0, "_tqdm_bar": PROGRESS}
     for name in {"http_get", "xet_get", "http_backoff", "http_stream_backoff"} & set(vars(file_download)):
         function = getattr(file_download, name)
         if not isinstance(function, functools.partial):
-            known = set(inspect.signature(function).parameters)
-            options = {key: value for key, value in {**once, "_tqdm_bar": PROGRESS}.items() if key in known}
+            known = set(inspect.signature(function).parameters) & set(forced)
+            options = {key: forced[key] for key in known}
             setattr(file_download, name, functools.partial(with_options, function, options))
     if hasattr(getattr(utils, "_xet", None), "get_xet_session"):
         utils.get_session().timeout = constants.HF_HUB_ETAG_TIMEOUT  # else none, even for Xet's token
     else:
-        constants.HF_HUB_DISABLE_XET = True  # an older client notices SIGTERM only when the file is complete
-    return client
+        constants.HF_HUB_DISABLE_XET = True  # such a client notices SIGTERM only when the file is complete
 
 
 def with_options(function: Callable[..., Any], options: Mapping[str, Any], *args: Any, **given: Any) -> Any:
@@ -688,7 +739,7 @@ def ask_hub(what: str, request: Callable[[bool], T]) -> T:
             return request(again)
         except (NeedsWholeVideo, StopRun):
             raise
-        except Exception as error:  # the HTTP library behind the hub's client differs from version to version
+        except (Exception, SystemExit) as error:  # of whatever HTTP library this version of the client has
             action, reason, asked = judge(error)
         if action == "stop":
             raise StopRun("%s: %s" % (what, reason))
@@ -932,7 +983,7 @@ def find_ffmpeg(videos: Path, output: Path) -> str:
     """
     raw, png, troubles = videos / "trial.rgb", output / "trial.png", []
     raw.write_bytes(bytes(16 * 16 * 3))
-    png.write_bytes(bytes(1 << 16))  # else a full disk would be told as ffmpeg's fault
+    png.write_bytes(bytes(1 << 12))  # else a full disk would be told as ffmpeg's fault
     for program in ffmpeg_places():
         try:
             code, _, log = run_ffmpeg(
@@ -1006,19 +1057,13 @@ def open_video(ffmpeg: str, file: Path, name: str, revision: Optional[str], part
     code, output, log = run_ffmpeg(
         ffmpeg, "-loglevel", "repeat+level+info", "-copyts", *no_parser, *input_arguments(file),
         "-map", "0:V:0", "-c", "copy", "-copyinkf", "-f", "framecrc", "-")
-    listing, words = output.decode("ascii", "replace"), ffmpeg_words(log, file, name)
+    listing = output.decode("ascii", "replace")
     rows = re.findall(r"^0, *(-?\w+), *(-?\w+), *-?\w+, *(\d+), *0x\w+(?:, *F=0x(\w+))?", listing, re.M)
     timed = [(Packet(int(dts), int(pts), int(size), int(flags or "1", 16) & 1 > 0), int(flags or "1", 16))
              for dts, pts, size, flags in rows if "NOPTS" not in dts + pts]
     visible = sorted((packet.pts, packet.key) for packet, flags in timed if not flags & 4)
     header = dict(re.findall(r"^#(\w+)(?: 0)?: (\S+)$", listing, re.M))
-    if not visible or code != 0 or not {"tb", "software"} <= set(header):
-        if re.search("Permission denied|Operation not permitted", words) and os.access(file, os.R_OK):
-            raise StopRun("ffmpeg may not read %s: %s; use another ffmpeg or another folder" % (file, words))
-        reason = what_else(file) or ("Stream map" not in words and words) or "it holds no pictures"
-        raise VideoError("%s cannot be decoded: %s" % (name, reason))
-    if any(re.search(r"offset 0x[0-9a-f]+: partial file$", line) for line in log):
-        raise VideoError("%s is cut short (%s); get it again" % (name, words))
+    check_listing(file, name, log, bool(visible and code == 0 and {"tb", "software"} <= set(header)))
     packets, pts = tuple(packet for packet, _ in timed), tuple(time for time, _ in visible)
     stream = [""] + [line for line in log if re.match(r"\[info\] +Stream #0:0\S*: Video: ", line)]
     fps = re.search(r"Video: .*?, ([\d.]+)(k?) fps", stream[-1])
@@ -1034,12 +1079,25 @@ def open_video(ffmpeg: str, file: Path, name: str, revision: Optional[str], part
                  ("-fps_mode", "passthrough") if newer else ("-vsync", "0"), rate, partial)
 
 
-# The proof by time has its limit where a decoder behaves by what it saw in the first packet. H.264 in 4:4:4
+def check_listing(file: Path, name: str, log: Sequence[str], listed: bool) -> None:
+    words = "; ".join(ffmpeg_words(log, file, name))
+    confined = re.search("Permission denied|not permitted|No such file", words)
+    if not listed and confined and os.access(file, os.R_OK):
+        raise StopRun("ffmpeg may not read %s: %s; use another ffmpeg or another folder" % (file, words))
+    if not listed and (what_else(file) or "moov atom not found" not in words):
+        reason = what_else(file) or ("Stream map" not in words and words) or "it holds no pictures"
+        raise VideoError("%s cannot be decoded: %s; get the right one" % (name, reason))
+    if not listed or any(re.search(r"offset 0x[0-9a-f]+: partial file$", line) for line in log):
+        raise VideoError("%s is cut short (%s); get it again" % (name, words))
+
+
+# The proof by time has its limit where a decoder behaves by what it saw before the key frame. H.264 in 4:4:4
 # is decoded as the build of x264 that its SEI message names did it (libavcodec/h264_cabac.c, h264_sei.c);
-# MPEG-4 part 2 by its encoder's user data, down to the inverse transform (libavcodec/mpeg4videodec.c).
+# MPEG-4 part 2 by its encoder's user data, down to the inverse transform (libavcodec/mpeg4videodec.c). Not
+# noticed: H.264 by x264 before build 34 (2005) with a pyramid of B-frames, for the same reason; a file whose
+# parameter sets change in the middle, unless they are repeated at its key frames as they have to be.
 FIRST_PACKET_COUNTS = r"Video: (h264 \([^)]*4:4:4|mpeg4\b)"
 OTHER_KINDS = ((b"\x1aE\xdf\xa3", "a WebM or Matroska file"), (b"RIFF", "an AVI file"), (b"<", "a web page"),
-               (b"G", "an MPEG transport stream"),
                (b"version https://git-lfs", "a Git LFS pointer, not the file (git lfs pull gets it)"))
 
 
@@ -1049,30 +1107,33 @@ MP4_BOXES = (b"ftyp", b"styp", b"moov", b"mdat", b"free", b"skip", b"wide")
 def what_else(file: Path) -> str:
     """What a file is that is no MP4, and what to do; nothing where its beginning does not tell."""
     with open(file, "rb") as opened:
-        head = opened.read(64)
-    kinds = [kind for sign, kind in OTHER_KINDS if head.lstrip().startswith(sign)]
+        head = opened.read(189)
+    text = head[3 * head.startswith(codecs.BOM_UTF8):].lstrip()
+    kinds = [kind for sign, kind in OTHER_KINDS if text.startswith(sign)]
+    kinds += ["an MPEG transport stream"] * (head[:1] == b"G" == head[188:189])
     kinds += ["an empty file"] * (not head) + ["something else"] * (head[4:8] not in MP4_BOXES)
-    return "it is no MP4 but %s: get the right one" % kinds[0] if kinds else ""
+    return "it is no MP4 but " + kinds[0] if kinds else ""
 
 
 ERROR_FORM = r"\[(error|fatal|panic)\]"
 SIZE_CHANGES = "%s changes its picture size; such videos are not supported"
 DECODED_LINE = re.compile(r"(?:\[Eval @ \w+\] )?\[error\] (-?\d+)\.\d+")
-SIZE_LINE = re.compile(r"\[graph .*\] \[verbose\] w:(\d+) h:(\d+)")
+SIZE_LINE = re.compile(r"\[graph .*\] \[\w+\] (?:.*incoming frame - )?w: ?(\d+) h: ?(\d+)")
 # What ffmpeg says of a picture that is not what was filmed, in 4.2 to 9. Its other errors (SEI messages,
 # mmco) are about what stands beside the picture, as long as each packet gives its frame.
 DAMAGE = re.compile(
-    "no whole pictures|corrupt|conceal|damaged|error while decoding|[Ee]rror (at MB|splitting|submitting)|"
-    "[Ii]nvalid|missing|[Cc]ould not find ref|out(side)? .*range|marker|overread|illegal|no frame|"
-    "partial file")
+    "no whole pictures|corrupt(?! input)|conceal|damaged|error while decoding|[Ii]nvalid|missing|"
+    "[Ee]rror (at MB|splitting|submitting)|[Cc]ould not find ref|out(side)? .*range|marker|overread|illegal|"
+    "no frame|partial file|not reached|undecodable")
+DAMAGE_NOT_AS_ERROR = r"|corrupt decoded|concealing \d+ DC|undecodable NALU"
 
 
-def ffmpeg_words(log: Iterable[str], file: Path, name: str, form: str = ERROR_FORM) -> str:
+def ffmpeg_words(log: Iterable[str], file: Path, name: str, form: str = ERROR_FORM) -> List[str]:
     """What ffmpeg calls errors in its log, with the video under its own name."""
     errors = [line for line in log if re.search(form, line) and not DECODED_LINE.fullmatch(line)]
     given = "file:" + os.path.abspath(file)
     texts = [re.sub(r"^(\[[^\]]*\] )+", "", line).replace(given, name) for line in errors]
-    return "; ".join(list(dict.fromkeys(texts))[:3])
+    return list(dict.fromkeys(texts))[:3]
 
 
 def seek_groups(frame_ids: Sequence[int], key_frame_ids: Sequence[int]) -> List[List[int]]:
@@ -1103,26 +1164,31 @@ def extract_frames(video: Video, frame_ids: Sequence[int], stage: Path) -> None:
     :raises NeedsWholeVideo: when part of the video is not enough to be sure.
     """
     start = 0
+    told: Set[str] = set()
     for group in seek_groups(frame_ids, video.key_frame_ids) if video.regular else ():
         entry = seek_arguments(video, group[0])
         frames, sizes, words = decode(video, group, start, stage, entry)
-        if words or sizes != {video.size} or not proven_by_time(frames, video.pts, group, not entry):
+        if (not all("SEI" in text for text in words) or sizes != {video.size}
+                or not proven_by_time(frames, video.pts, group, not entry)):
             break  # this stream cannot be entered in the middle, or its index does not tell the truth
+        told.update(words)
         start += len(group)
     if start < len(frame_ids) and video.partial:
         raise NeedsWholeVideo("frame %d cannot be proven from a part of it" % frame_ids[start])
     for at in range(start, len(frame_ids), MAX_FRAMES_PER_CALL):
         group = list(frame_ids[at:at + MAX_FRAMES_PER_CALL])
         frames, sizes, words = decode(video, group, at, stage)
-        if len(sizes) < 2 and DAMAGE.search(words):
-            raise SequenceError("%s cannot be decoded without errors: %s; get it again" % (video.name, words))
-        if len(sizes) > 1 or [frame.n for frame in frames] != list(range(len(frames))):
+        if len(sizes) > 1:
             raise SequenceError(SIZE_CHANGES % video.name)
+        if any(map(DAMAGE.search, words)):
+            raise SequenceError("%s cannot be decoded without errors: %s; get it again"
+                                % (video.name, "; ".join(words)))
         if len(frames) <= group[-1]:
             raise SequenceError("%s shows only %d frames, fewer than its index says; get it again"
                                 % (video.name, len(frames)))
-        if words:
-            tell_once("%s: ffmpeg says: %s", video.name, words)
+        told.update(words)
+    if told:
+        tell_once("%s: ffmpeg says: %s", video.name, "; ".join(sorted(told)))
 
 
 def seek_arguments(video: Video, first: int) -> List[str]:
@@ -1136,7 +1202,7 @@ def seek_arguments(video: Video, first: int) -> List[str]:
     pts = video.pts[first]
     neighbour = video.pts[first + 1] if first + 1 < len(video.pts) else pts + 1
     later_keys = [packet.dts for packet in video.packets if packet.key and packet.pts > pts]
-    time = min([Fraction(pts + neighbour, 2)] + [dts - Fraction(1, 2) for dts in later_keys])
+    time = min([Fraction(pts + neighbour, 2)] + [dts - Fraction(1) for dts in later_keys])
     return ["-noaccurate_seek", "-seek_timestamp", "1", "-ss", "%.6f" % (time * video.time_base)]
 
 
@@ -1147,51 +1213,58 @@ def any_of(terms: List[str]) -> str:
 
 
 def decode(video: Video, frame_ids: Sequence[int], start: int, stage: Path,
-           entry: Optional[Sequence[str]] = None) -> Tuple[List[DecodedFrame], Set[str], str]:
+           entry: Optional[Sequence[str]] = None) -> Tuple[List[DecodedFrame], Set[str], List[str]]:
     """Have ffmpeg write frames, from number `start` on: (all decoded up to the last of them, sizes, errors).
 
     With an `entry` (see seek_arguments), a frame is wanted by its exact time in the file (-copyts keeps
     that); without, by its place in a decode from the start. `print` has a log level for a second
     argument and says for each frame its number, time and whether the decoder took it for a key frame
-    (ffmpeg-utils, Expression Evaluation). Level 1 with the `up` filter: half the time and three quarters of
+    (ffmpeg-utils, Expression Evaluation). Without -reinit_filter 0 both would start anew where colours or
+    sizes change. Level 1 with the `up` filter: half the time and three quarters of
     the size of ffmpeg's default PNG.
     """
     by_time = entry is not None
     wanted = any_of(["eq(pts,%d)" % video.pts[k] if by_time else "eq(n,%d)" % k for k in frame_ids])
     code, _, log = run_ffmpeg(
-        video.ffmpeg, "-loglevel", "repeat+level+verbose", "-copyts", *(entry or ()),
-        *input_arguments(video.file), "-map", "0:V:0",
-        "-vf", "select='print(n,16)*0+print(pts,16)*0+print(key,16)*0+" + wanted + "',settb=1,setpts=N",
+        video.ffmpeg, "-loglevel", "repeat+level+verbose", "-copyts", "-reinit_filter", "0", *(entry or ()),
+        *input_arguments(video.file), "-map", "0:V:0", "-vf",
+        "select='print(n,16)*0+print(pts,16)*0+print(key,16)*0+" + wanted + "',settb=1,setpts=N",
         *video.passthrough, "-frames:v", str(len(frame_ids)), "-c:v", "png", "-compression_level", "1",
         "-pred", "up", "-pix_fmt", "rgb24", "-start_number", str(start), "-y", "f%02d.png",
         cwd=stage / "frames")
-    printed = [(at, int(found.group(1))) for at, line in enumerate(log)
-               for found in [DECODED_LINE.fullmatch(line)] if found]
-    values = [value for _, value in printed]
+    printed = [(at, found) for at, found in enumerate(map(DECODED_LINE.fullmatch, log)) if found]
+    values = [int(found.group(1)) for _, found in printed]
     frames = [DecodedFrame(n, pts, key > 0) for n, pts, key in zip(values[::3], values[1::3], values[2::3])]
     last = video.pts[frame_ids[-1]] if by_time else frame_ids[-1]
     reached = [(frame.pts if by_time else frame.n) == last for frame in frames]
-    frames = frames[:reached.index(True) + 1] if True in reached else frames
+    frames = frames[:(reached + [True]).index(True) + 1]
     # A stream that was cut in the middle starts with pictures that nobody can decode: ffmpeg drops them, with
     # an error, before it shows the first frame. Anywhere else an error may mean damage.
     first_line = printed[0][0] if frames and not video.regular else 0
     log_to_last = log[:printed[3 * len(frames) - 1][0]] if frames else log
-    words = ffmpeg_words(log_to_last[first_line:], video.file, video.name, ERROR_FORM + "|corrupt decoded")
-    written = frame_paths(stage, start + len(frame_ids))[start:]
-    if not all(map(png_size, written)) and (by_time or code or True in reached):
-        told = ffmpeg_words(log, video.file, video.name) or "exit code %d" % code
-        if disk_is_full(stage, code, told):
-            raise StopRun("%s cannot be written: the disk is full, or files may not be so large; the same "
-                          "command goes on from here" % stage.parent)
-        words = "ffmpeg wrote no whole pictures (%s)" % told
-    sizes = {"x".join(found.groups()) for line in log_to_last for found in [SIZE_LINE.match(line)] if found}
+    words = ffmpeg_words(log_to_last[first_line:], video.file, video.name, ERROR_FORM + DAMAGE_NOT_AS_ERROR)
+    if by_time and any(re.search(FIRST_PACKET_COUNTS, line) for line in log):
+        words.append("it needs its first packet")  # a listing of part of the video does not show that
+    if by_time or code or True in reached:
+        paths = frame_paths(stage, start + len(frame_ids))[start:]
+        words = why_not_whole(paths, code, ffmpeg_words(log, video.file, video.name)) or words
+    sizes = {"x".join(found.groups()) for found in map(SIZE_LINE.search, log_to_last) if found}
     return frames, sizes, words
 
 
-def disk_is_full(folder: Path, code: int, words: str) -> bool:
-    """Whether ffmpeg found no room; 4.2 says nothing of it, and SIGXFSZ (25) ends it at a limit on files."""
-    return bool(re.search("No space left|File too large", words) or code == -25
-                or shutil.disk_usage(folder).free < FULL_DISK_BYTES)
+def why_not_whole(paths: Sequence[Path], code: int, words: Sequence[str]) -> List[str]:
+    """What ffmpeg says of pictures that it did not write; StopRun if it found no room.
+
+    4.2 says nothing of a full disk; SIGXFSZ (25) ends ffmpeg at a limit on the size of files.
+    """
+    if all(map(png_size, paths)):
+        return []
+    told, folder = "; ".join(words) or "exit code %d" % code, paths[0].parent
+    full = re.search("No space left|File too large", told) or shutil.disk_usage(folder).free < FULL_DISK_BYTES
+    if full or code == -25:
+        raise StopRun("%s cannot be written: the disk is full, or files may not be so large; the same "
+                      "command goes on from here" % folder)
+    return ["ffmpeg wrote no whole pictures (%s)" % told]
 
 
 def proven_by_time(decoded: Sequence[DecodedFrame], pts: Sequence[int], frame_ids: Sequence[int],
@@ -1241,17 +1314,19 @@ def crop_edges(bbox: Box, width: int, height: int) -> Tuple[int, int, int, int]:
     return left, top, max(right, left + 1), max(bottom, top + 1)
 
 
-def drawing_library() -> str:
-    """The name of the library that draws: 'cv2', 'PIL', or '' where neither works."""
-    if hasattr(library("cv2"), "putText") and library("numpy"):
-        return "cv2"
-    return "PIL" if library("PIL.Image") and library("PIL.ImageDraw") else ""
-
-
 def draw(png: bytes, bbox: Box) -> Tuple[bytes, Optional[bytes]]:
     """(f00_ann.png, crop.png) for f00.png; without a drawing library a plain copy, and no crop."""
-    drawer = {"cv2": draw_with_opencv, "PIL": draw_with_pillow}.get(drawing_library())
+    drawer = next(filter(can_draw, (draw_with_opencv, draw_with_pillow)), None)
     return drawer(png, bbox) if drawer else (png, None)
+
+
+@functools.lru_cache(maxsize=None)
+def can_draw(drawer: Callable[[bytes, Box], Any] = draw) -> bool:
+    """Whether a library is there and works: shown by drawing, since an import alone says little."""
+    try:
+        return bool(drawer(ONE_PIXEL, (0, 0, 1000, 1000))[1])
+    except (Exception, SystemExit):
+        return False
 
 
 def draw_with_opencv(png: bytes, bbox: Box) -> Tuple[bytes, Optional[bytes]]:
@@ -1477,7 +1552,7 @@ def why_not_ready(target: Target) -> Optional[str]:
     for path in frame_paths(directory, len(target.frame_ids)) + [directory / "frames/f00_ann.png"]:
         if png_size(path) != image_size:
             return "%s is missing or broken" % path.name
-    if not png_size(directory / "frames/crop.png") and drawing_library():
+    if not png_size(directory / "frames/crop.png") and can_draw():
         return "crop.png is missing or broken"
     if gt_to_write(target, meta):
         return "gt.json is missing or lists other frames or another box"
@@ -1584,10 +1659,13 @@ def prepare_sequence(target: Target, source: VideoSource, whole: str = "") -> No
         annotated.write_bytes(drawn)
         if cut_out:
             crop.write_bytes(cut_out)
+        else:
+            tell_once("neither OpenCV nor Pillow works here, so f00_ann.png is a plain copy and crop.png is "
+                      "left out; after pip install opencv-python-headless the same command adds them")
         stub = gt_to_write(target, meta)
         if stub:
             write_json(stage / GT_NAME, stub)
-        if target.contact_sheet or (target.directory / SHEET_NAME).exists() and library("PIL.Image"):
+        if target.contact_sheet or (target.directory / SHEET_NAME).exists() and can_draw(draw_with_pillow):
             titles = [("f00, target marked", annotated), ("the target", crop)]
             titles += [("frame %d" % k, path) for k, path in zip(target.frame_ids, frames)]
             sheet = contact_sheet([(title, path) for title, path in titles if path.exists()])
@@ -1659,7 +1737,8 @@ def make_demo(source_dir: Path) -> None:
                 "-c:v", "mpeg4", "-q:v", "3", "-g", "60", "-pix_fmt", "yuv420p", "-f", "mp4", "video.mp4",
                 cwd=stage)
             if code != 0:
-                raise StopRun("the demo's video cannot be made: %s" % ffmpeg_words(log, video, video.name))
+                raise StopRun("the demo's video cannot be made: %s"
+                              % "; ".join(ffmpeg_words(log, video, video.name)))
             put(stage / "video.mp4", video)
         lines = "".join(json.dumps(record) + "\n" for record in demo_records())
         (stage / DEMO_BENCHMARK).write_text(lines, encoding="ascii")
@@ -1838,10 +1917,9 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
              "--output-dir %s: is not a folder; choose another" % output),
             (".." in args.repo_subdir.split("/"),
              "--repo-subdir %s: must lie inside the repository" % args.repo_subdir),
-            (args.contact_sheet and not library("PIL.Image"),
-             "--contact-sheet needs Pillow: pip install Pillow"),
-            (args.check and not library("PIL.Image"),
-             "--check needs Pillow: pip install Pillow"),
+            ((args.contact_sheet or args.check) and not can_draw(draw_with_pillow),
+             "%s needs a Pillow that works: pip install Pillow" % (
+                 "--check" if args.check else "--contact-sheet")),
             (args.hf_token and not re.fullmatch("[!-~]+", args.hf_token),
              "the token (--hf-token or $HF_TOKEN) has characters that no token has; copy it again")):
         if wrong:
@@ -1861,6 +1939,8 @@ def load_benchmark(args: argparse.Namespace) -> List[SotSequence]:
             if path is None:
                 raise StopRun("--benchmark %s is not in the cache, and --check downloads nothing; run once "
                               "without --check" % args.benchmark)
+        if Path(path).is_fifo():
+            LOG.info("Reading %s, a pipe", path)
         data = Path(path).read_bytes()
     except VideoError as error:
         raise StopRun("benchmark %s; or give a file" % error) from None
@@ -2086,9 +2166,6 @@ def before_the_work(args: argparse.Namespace, todo: Sequence[Target]) -> None:
         if any(kept_frames(target) is None for target in todo):
             with nullcontext(output) if args.video_dir else place_for_videos(args) as videos:
                 args.ffmpeg = find_ffmpeg(Path(videos), output)
-    if not drawing_library():
-        LOG.warning("neither OpenCV nor Pillow can be imported, so f00_ann.png is a plain copy and crop.png "
-                    "is left out; after pip install opencv-python-headless the same command adds them")
     metas = [read_object(target.directory / META_NAME) for target in todo]
     others = [target.sequence.seq_id for target, meta in zip(todo, metas) if meta and "source" not in meta]
     if others:
@@ -2104,7 +2181,7 @@ def before_the_work(args: argparse.Namespace, todo: Sequence[Target]) -> None:
 
 def after_the_work(targets: Sequence[Target]) -> None:
     """Warn of what the evaluator will stumble over."""
-    if int(getattr(sys.modules.get("cv2"), "__version__", "4").split(".")[0]) > 4:
+    if re.match(r"[5-9]|\d\d", str(getattr(sys.modules.get("cv2"), "__version__", ""))):
         LOG.warning("OpenCV 5 draws the word %s in another font than OpenCV 4; if your evaluator has the "
                     "other one, delete each f00_ann.png and run again with that", LABEL_TEXT)
     given = [(target, read_object(target.directory / GT_NAME)) for target in targets

@@ -416,6 +416,9 @@ KINDS: Dict[str, Kind] = {
         cut(x264(*OPEN_GOP), "0.84", *CUT), H264,
         Facts(LAST_95, packets=99, keys=[4, 29, 54, 79], leading=True, start=0.07, tables="ctts stss"),
         {"nal_unit_type=5": 0}, from_start=True),
+    # Decoded as the encoder's build did it, which only its note in the first packet tells.
+    "h264_444": Kind(encoded(*x264(*B_PYRAMID), "-pix_fmt", "yuv444p"), H264, Facts(),
+                     {"chroma_format_idc=3": SOME}, pixels="yuv444p", from_start=True),
     "h264_fragments": Kind(
         encoded(*x264(*B_FRAMES), rate="1",
                 after=["-movflags", "frag_keyframe+empty_moov+negative_cts_offsets"]), H264,

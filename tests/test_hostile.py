@@ -306,6 +306,11 @@ def written(text: str) -> Maker:
     return lambda path: path.write_text(text.replace("BESIDE", str(path.with_name("beside.mp4"))))
 
 
+def shortened(share: float) -> Maker:
+    data = clip("h264_bframes").read_bytes
+    return lambda path: path.write_bytes(data()[:int(share * len(data()))])
+
+
 def sound(*more: str) -> Maker:
     source = ["-f", "lavfi", "-i", "sine=duration=1"]
     return lambda path: clips.run_ffmpeg([*source, *more, "-c:a", "aac", str(path)])
@@ -323,15 +328,18 @@ def changed(path: str, at: int, form: str, *values: int) -> Maker:
     return make
 
 
-def two_sizes(path: Path) -> None:
-    for number, size in enumerate(("160x120", "96x64")):
-        film(*H264, size=size)(path.with_suffix(".{}.mp4".format(number)))
-    script = path.with_suffix(".txt")
-    script.write_text("".join("file '{}.{}.mp4'\n".format(path.stem, number) for number in (0, 1)))
-    clips.run_ffmpeg(["-f", "concat", "-i", str(script), "-c", "copy", str(path)])
+def joined(*parts: Maker) -> Maker:
+    """One clip of several, as they are."""
+    def make(path: Path) -> None:
+        for number, part in enumerate(parts):
+            part(path.with_suffix(".{}.mp4".format(number)))
+        script = path.with_suffix(".txt")
+        script.write_text("".join("file '{}.{}.mp4'\n".format(path.stem, at) for at in range(len(parts))))
+        clips.run_ffmpeg(["-f", "concat", "-i", str(script), "-c", "copy", str(path)])
+    return make
 
 
-def x264_note(pixels: str, pattern: bytes, text: bytes) -> Maker:
+def noted(pixels: str, pattern: bytes, text: bytes) -> Maker:
     """A clip whose encoder's own note, in its first packet, was changed."""
     def make(video: Path) -> None:
         coder = ["-c:v", "libx264", "-pix_fmt", pixels, "-x264-params", "keyint=10:crf=44"]
@@ -366,7 +374,14 @@ VIDEOS = {
     "one_pixel": Video(film("-vf", "format=rgb24,scale=1:1", "-c:v", "png"), ids=(0, 11)),
     "8192_wide": Video(film(*H264, size="8192x64"), ids=(0, 6, 11)),
     "size_told_wrong": Video(changed(STBL + "stsd", 48, ">HH", 1920, 1080)),
-    "two_sizes": Video(two_sizes, SIZES, (0, 6, 14, 23)), "second_size": Video(two_sizes, SIZES, (12, 14)),
+    "two_sizes": Video(joined(film(*H264), film(*H264, size="96x64")), SIZES, (0, 6, 14, 23)),
+    "second_size": Video(joined(film(*H264), film(*H264, size="96x64")), SIZES, (12, 14)),
+    "two_colours": Video(joined(film(*H264, "-colorspace", "bt709"), film(*H264, "-colorspace", "smpte170m")),
+                         ids=(0, 6, 11, 12, 14, 23)),
+    "two_ranges": Video(joined(film(*H264), film(*H264, "-color_range", "pc")), ids=(0, 11, 12, 23)),
+    "8_and_10_bits": Video(joined(film(*H264), film(*H264, "-pix_fmt", "yuv420p10le")), ids=(0, 11, 12, 23)),
+    "cut_before_its_index": Video(shortened(0.5), "cut short.*get it again"),
+    "html_with_a_mark": Video(written("\ufeff<html></html>"), "MP4 but a web page"),
     "packets_elsewhere": Video(changed(STBL + "stco", 16, ">I", 77), ANY),
     "packet_cut": Video(changed(STBL + "stsz", 20 + 4 * 26, ">I", 40), ANY),
     "packet_huge": Video(changed(STBL + "stsz", 20 + 4 * 26, ">I", 1 << 30), ANY),
@@ -377,9 +392,9 @@ VIDEOS = {
     "no_keys": Video(changed(STBL + "stss", 0, ">2I", 0, 0)),
     "hidden_by_an_edit": Video(changed("moov/trak/edts/elst", 16, ">II", 1 << 20, 1 << 30), ANY),
     "one_tick_a_second": Video(changed("moov/trak/mdia/mdhd", 20, ">I", 1), ANY),
-    # Older builds of x264 got 4:4:4 wrong; decoders allow for that once they have seen the first packet.
-    "old_encoder": Video(x264_note("yuv444p", b"(x264 - core )...", b"142"), ANY, (30, 33, 36, 55)),
-    "long_note": Video(x264_note("yuv420p", b"(\x06\x05\xff+)[^\xff]", b"\xfe"), "", (0, 11, 33), "SEI type"),
+    # Builds of x264 before 151 got 4:4:4 wrong; decoders allow for that once they have seen the first packet.
+    "old_encoder": Video(noted("yuv444p", b"(x264 - core )...", b"142"), ANY, (30, 33, 36, 55)),
+    "long_note": Video(noted("yuv420p", b"(\x06\x05\xff+)[^\xff]", b"\xfe"), "", (0, 11, 33), "SEI type"),
 }
 
 
