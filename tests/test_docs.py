@@ -30,10 +30,10 @@ def commands() -> List[str]:
     """Every call of the program in the README, as one line, its variables filled in."""
     found = []
     for block in blocks("bash") + blocks("powershell"):
-        job = re.search(r'job="(.*)"', block)
+        job = re.search(r'job\(\) { (.*) "\$@"; }', block)
         for line in block.replace("\\\n", " ").splitlines():
-            line = line.split("  #")[0].replace("$job", job.group(1) if job else "$job")
-            for part in re.split(r"&&|\|\||^job=.*", line):
+            line = re.sub(r"^job(?= -)", job.group(1) if job else "", line.split("  #")[0])
+            for part in re.split(r"&&|\|\||^job\(\).*", line):
                 at = part.find("prepare_sot_dataset.py")
                 if at >= 0:
                     found.append(part[at:].replace('"$file"', BENCHMARK).replace("$ids", "a b"))
