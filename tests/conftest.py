@@ -22,8 +22,7 @@ settings.load_profile("same every time")
 def chosen_ffmpeg(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The program takes the ffmpeg on PATH; let it be the one that the tests measure with."""
     with pytest.MonkeyPatch.context() as patch:
-        if os.environ.get("TEST_FFMPEG"):
-            put_first_on_path(clips.ffmpeg_exe(), tmp_path_factory.mktemp("bin"), patch)
+        put_first_on_path(clips.ffmpeg_exe(), tmp_path_factory.mktemp("bin"), patch)
         yield
 
 

@@ -1,6 +1,7 @@
 """What a person meets: mistakes, help, demo, terminal, pipe, --check, extras; and unhealthy surroundings."""
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
@@ -391,11 +392,20 @@ def test_contact_sheet_shows_the_frames_in_order(ready: World) -> None:
 # ---------------------------------------------------------------- surroundings that are not healthy
 
 
-@pytest.mark.parametrize("error, names", [
-    ("ImportError", "cv2 PIL"), ("OSError", "cv2 PIL"), ("RuntimeError", "cv2 numpy PIL tqdm imageio_ffmpeg"),
-    ("SystemError", "cv2 tqdm"), ("ImportError", "numpy"), ("RuntimeError", "PIL imageio_ffmpeg")])
-def test_broken_libraries_are_as_if_missing(three: World, once: Path, error: str, names: str) -> None:
-    env = [script(three, name + ".py", "raise {}('no')".format(error)) for name in names.split()][0]
+BROKEN_IN_USE = """
+__version__, IMREAD_COLOR = None, 1
+def putText(*_): pass
+def imdecode(*_): return None
+"""
+
+
+@pytest.mark.parametrize("code, names", [
+    ("raise ImportError('no')", "cv2 PIL"), ("raise OSError('no')", "cv2 PIL"), (BROKEN_IN_USE, "cv2"),
+    ("raise RuntimeError('no')", "cv2 numpy PIL tqdm imageio_ffmpeg"), ("raise SystemError('no')", "cv2 tqdm"),
+    ("raise SystemExit(3)", "cv2 PIL"), ("raise ImportError('no')", "numpy"),
+    ("raise RuntimeError('no')", "PIL imageio_ffmpeg")])
+def test_broken_libraries_are_as_if_missing(three: World, once: Path, code: str, names: str) -> None:
+    env = [script(three, name + ".py", code) for name in names.split()][0]
     run = three.run(*NFRAMES, env=env, child=True)
     assert run.code == 0 and run.out.endswith(DONE + "\n")  # OpenCV itself prints that numpy is missing
     assert_plain(run.err)
@@ -447,6 +457,23 @@ def test_nobody_reads(three: World, once: Path, streams: str) -> None:
         told = run(option)
         assert (told.returncode, told.stderr) == (code, ""), option
     os.close(gone)
+
+
+def test_a_pipe_that_nobody_reads(three: World, once: Path) -> None:
+    ours, theirs = os.pipe()
+    os.set_blocking(theirs, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(theirs, b"x" * 1024)
+    os.set_blocking(theirs, True)
+    process = three.start(*NFRAMES, stderr=theirs)
+    try:
+        out, _ = process.communicate(timeout=PATIENCE)
+    finally:
+        process.kill()
+    assert (process.returncode, out, tree(three.output)) == (0, DONE + "\n", tree(once))
+    os.close(ours)
+    os.close(theirs)
 
 
 STOP_AT_IMPORT = """
