@@ -189,28 +189,51 @@ class Progress:
     """
     bar: Any = None  # of tqdm's, over the sequences
     video = sequence = ""  # like 'video 3 of 110', and what is made of it
-    size = got = 0.0  # bytes of the video
-    begun = told = 0.0
+    done = total = 0  # sequences
+    got = size = 0.0  # bytes of the video
+    begun = fetch_begun = told = 0.0  # seconds
+
+    def begin(self, total: int) -> None:
+        self.done, self.total, self.begun = 0, total, time.monotonic()
+        tqdm = library("tqdm") if on_terminal() else None
+        form = "{n_fmt}/{total_fmt} [{elapsed}<{remaining}] %s{desc}" % (
+            "{bar:10} " if shutil.get_terminal_size().columns >= 80 else "")
+        self.bar = tqdm and tqdm.tqdm(
+            total=total, file=sys.stderr, dynamic_ncols=True, leave=False, bar_format=form)
+
+    def tick(self) -> None:
+        if self.bar is not None:  # its clock goes on
+            self.bar.set_description_str("%s, %s" % (self.sequence, self.video))
+
+    def made(self, result: str) -> None:
+        self.done += 1
+        left = (time.monotonic() - self.begun) * (self.total - self.done) / self.done / 60
+        if self.bar is not None:
+            self.bar.update()
+        else:
+            LOG.info("[%d/%d] %s: %s%s", self.done, self.total, self.sequence, result,
+                     ", about %.0f min left" % left if left >= 1 else "")
+
+    def end(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+        self.bar = None
 
     def fetching(self, size: Optional[int]) -> None:
         self.size, self.got = size or 0, 0
-        self.begun = self.told = time.monotonic()
+        self.fetch_begun = self.told = time.monotonic()
 
     def update(self, count: float) -> None:
         self.got += count
         now = time.monotonic()
         if self.size and now - self.told >= (LINE_SECONDS if self.bar is None else BAR_SECONDS):
             self.told = now
-            left = (now - self.begun) * max(0, self.size - self.got) / max(1, self.got)
+            left = (now - self.fetch_begun) * max(0, self.size - self.got) / max(1, self.got)
             text = "%s: %.0f of %.0f MB, %.0f s left" % (self.video, self.got / 1e6, self.size / 1e6, left)
             LOG.info("%s", text) if self.bar is None else self.bar.set_description_str(text)
 
     def set_postfix_str(self, *_: Any, **__: Any) -> None:
         """The client has the speed shown so."""
-
-    def tick(self) -> None:
-        if self.bar is not None:  # its clock goes on
-            self.bar.set_description_str("%s, %s" % (self.sequence, self.video))
 
 
 PROGRESS = Progress()
@@ -2035,14 +2058,9 @@ def prepare_all(args: argparse.Namespace, targets: Sequence[Target], folder: str
     by_video: Dict[str, List[Target]] = {}
     for target in sorted(targets, key=lambda target: target.path):
         by_video.setdefault(target.path, []).append(target)
-    done = in_vain = 0
-    begun = time.monotonic()
-    tqdm = library("tqdm") if on_terminal() else None
-    form = "{n_fmt}/{total_fmt} [{elapsed}<{remaining}] %s{desc}" % (
-        "{bar:10} " if shutil.get_terminal_size().columns >= 80 else "")
-    with nullcontext() if tqdm is None else tqdm.tqdm(
-            total=len(targets), file=sys.stderr, dynamic_ncols=True, leave=False, bar_format=form) as bar:
-        PROGRESS.bar = bar
+    in_vain = 0
+    PROGRESS.begin(len(targets))
+    try:
         for number, (path, group) in enumerate(by_video.items(), 1):
             PROGRESS.video = "video %d of %d" % (number, len(by_video))
             source = VideoSource(args, path, [target.frame_ids for target in group], folder)
@@ -2050,19 +2068,15 @@ def prepare_all(args: argparse.Namespace, targets: Sequence[Target], folder: str
                 PROGRESS.sequence = seq_id = target.sequence.seq_id
                 PROGRESS.tick()
                 problem = prepared(target, source)
-                done += 1
                 if problem:
                     failures[seq_id] = problem
-                if bar is not None:
-                    bar.update()
-                else:
-                    left = (time.monotonic() - begun) * (len(targets) - done) / done / 60
-                    LOG.info("[%d/%d] %s: %s%s", done, len(targets), seq_id, "FAILED" if problem else "ready",
-                             ", about %.0f min left" % left if left >= 1 else "")
+                PROGRESS.made("FAILED" if problem else "ready")
             in_vain = in_vain + 1 if isinstance(source.found, HubError) else 0
             if in_vain == VIDEOS_BEFORE_STOP:
                 raise StopRun("the hub did not give %d videos in a row; the same command goes on from here, "
                               "and --video-dir needs no network" % in_vain)
+    finally:
+        PROGRESS.end()
 
 
 def prepared(target: Target, source: VideoSource) -> Optional[str]:
