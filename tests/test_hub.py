@@ -169,7 +169,8 @@ def test_progress_of_a_download(here: Here, args: Sequence[Any]) -> None:
     told = r"video 1 of 2: \d+ of \d+ MB, \d+ s left"
     constants = {"BAR_SECONDS": 0.001, "LINE_SECONDS": 0}
     run = here.world.in_terminal("--nframes", 2, *args, columns=60, constants=constants)
-    assert run.code == 0 and re.search(told, run.out) and max(map(len, re.split("[\r\n]+", run.out))) <= 90
+    assert run.code == 0 and re.search(told, run.out)
+    assert max(map(len, re.split("[\r\n]+", run.out))) <= 90
     left = [line for line in screen(run.out, 90) if line]
     word = "Streaming from" if args else "Getting"
     assert left[:2] == ["%s %s/%s.mp4 (video %d of 2)" % (word, SCENE, camera, number)
