@@ -197,9 +197,10 @@ class Progress:
         self.done, self.total, self.begun = 0, total, time.monotonic()
         tqdm = library("tqdm") if on_terminal() else None
         if tqdm:
-            room = os.get_terminal_size(sys.stderr.fileno()).columns >= 80
-            form = "{n_fmt}/{total_fmt} [{elapsed}<{remaining}] %s{desc}" % ("{bar:10} " if room else "")
-            self.bar = tqdm.tqdm(total=total, file=sys.stderr, dynamic_ncols=True, leave=False, bar_format=form)
+            width = os.get_terminal_size(sys.stderr.fileno()).columns
+            form = "{n_fmt}/{total_fmt} [{elapsed}<{remaining}] %s{desc}" % ("{bar:10} " * (width >= 80))
+            self.bar = tqdm.tqdm(
+                total=total, file=sys.stderr, dynamic_ncols=True, leave=False, bar_format=form)
 
     def tick(self) -> None:
         if self.bar is not None:  # its clock goes on
