@@ -50,7 +50,6 @@ import struct
 import subprocess
 import tempfile
 import time
-import urllib.request
 from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -692,6 +691,7 @@ def signs_of(chain: Sequence[BaseException], response: Any) -> Set[str]:
 
 
 def behind_a_proxy() -> bool:
+    import urllib.request  # slow, and seldom needed
     host = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co").hostname
     return bool(urllib.request.getproxies()) and not urllib.request.proxy_bypass(host or "")
 
@@ -1024,9 +1024,11 @@ def find_ffmpeg(videos: Path, output: Path) -> str:
                   "apt install ffmpeg, brew install ffmpeg, winget install ffmpeg)"])
 
 
-def run_ffmpeg(program: str, *arguments: str, cwd: Optional[Path] = None,
-               patience: Optional[float] = None) -> Tuple[int, bytes, List[str]]:
+def run_ffmpeg(program: str, *arguments: str, cwd: Optional[Path] = None, patience: Optional[float] = None,
+               meanwhile: Sequence[str] = ()) -> Tuple[int, bytes, List[str]]:
     """Run it, the only way that a child starts: (exit code, standard output, lines of its log).
+
+    `meanwhile` names libraries to import in that time.
 
     :raises SequenceError: when it does not end.
     :raises StopRun: when it cannot be started.
@@ -1038,8 +1040,8 @@ def run_ffmpeg(program: str, *arguments: str, cwd: Optional[Path] = None,
                               cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                               stderr=subprocess.PIPE) as child:
             try:
-                if cwd:
-                    library("cv2")  # takes as long as a few frames to import: meanwhile
+                for name in meanwhile:
+                    library(name)
                 output, log = communicate(child, patience or HANGING_SECONDS)
             except BaseException:
                 child.kill()
@@ -1080,7 +1082,7 @@ def open_video(ffmpeg: str, file: Path, name: str, revision: Optional[str], part
     no_parser = ["-fflags", "+noparse+nofillin"] if partial else []  # it looks at bytes that are not there
     code, output, log = run_ffmpeg(
         ffmpeg, "-loglevel", "repeat+level+info", "-copyts", *no_parser, *input_arguments(file),
-        "-map", "0:V:0", "-c", "copy", "-copyinkf", "-f", "framecrc", "-")
+        "-map", "0:V:0", "-c", "copy", "-copyinkf", "-f", "framecrc", "-", meanwhile=["cv2"])
     listing = output.decode("ascii", "replace")
     rows = re.findall(r"^0, *(-?\w+), *(-?\w+), *-?\w+, *(\d+), *0x\w+(?:, *F=0x(\w+))?", listing, re.M)
     timed = [(Packet(int(dts), int(pts), int(size), int(flags or "1", 16) & 1 > 0), int(flags or "1", 16))
