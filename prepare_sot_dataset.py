@@ -1499,13 +1499,14 @@ def contact_sheet(images: Sequence[Tuple[str, Path]]) -> bytes:
 # --- Ready or not
 
 def frame_paths(directory: Path, count: int) -> List[Path]:
-    return [directory / "frames" / ("f%02d.png" % index) for index in range(count)]
+    folder = directory / "frames"
+    return [folder / ("f%02d.png" % index) for index in range(count)]
 
 
 def png_size(path: Path) -> Optional[List[int]]:
     """[width, height] of a PNG file that is there and whole, else None."""
     try:
-        if not path.is_file():  # opening a named pipe would wait for ever
+        if not os.path.isfile(path):  # opening a named pipe would wait for ever
             return None
         with open(path, "rb", buffering=0) as file:
             head = file.read(24)
@@ -2142,10 +2143,11 @@ def run(args: argparse.Namespace) -> int:
                 seq_ids = [seq_id for seq_id, text in failures.items() if text == reason]
                 LOG.error("%s: %s", ", ".join(seq_ids), reason)
     with one_run_at_a_time(output):  # whoever has the lock last sees what all runs made ready
-        write_manifest(output, gt_requests(targets, ready_ones(targets), os.path.basename(args.benchmark),
-                                           args.repo_id, args.repo_subdir, args.nframes, args.stride))
+        ready = {**ready, **ready_ones(target for target in targets if target.sequence.seq_id not in ready)}
+        write_manifest(output, gt_requests(targets, ready, os.path.basename(args.benchmark), args.repo_id,
+                                           args.repo_subdir, args.nframes, args.stride))
     write_line("Done: %d ready (%d already were), %d failed" % (
-        len(wanted) - len(failures), len(ready), len(failures)), sys.stdout)
+        len(wanted) - len(failures), len(wanted) - len(todo), len(failures)), sys.stdout)
     after_the_work(wanted)
     if args.demo:
         quoted = '"{}"'.format if os.name == "nt" else shlex.quote
