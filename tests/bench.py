@@ -10,7 +10,6 @@ import importlib.util
 import json
 import os
 import platform
-import re
 import resource
 import shutil
 import subprocess
@@ -24,7 +23,6 @@ from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Sequence
 PROGRAM = Path(__file__).resolve().parent.parent / "prepare_sot_dataset.py"
 FPS, GOP, STRIDE, PART_FRAMES, PARTS = 30, 250, 15, 500, 12
 FIRST = 4100  # two thirds into the clip, 100 frames behind a key frame
-NEIGHBOUR_DB = 44  # a frame of the clip and the next one are less alike: 38 to 40 dB
 SCENE, CAMERA, SUBDIR = "Bench_000", "Camera_01", "MTMC_Tracking_2025"
 BOX = [400.0, 300.0, 480.0, 520.0]
 SEQUENCE_STARTS = [150 + 263 * index for index in range(20)]  # at all distances from a key frame
@@ -37,7 +35,7 @@ SCENERY = ("[0][1]overlay=x='mod(3*n,1900)':y='300+100*sin(n/40)'[a];"
 
 PYAV = """
 import sys, av
-level, clip, out, *ids = sys.argv[1:]
+clip, out, *ids = sys.argv[1:]
 with av.open(clip) as file:
     stream = file.streams.video[0]
     stream.thread_type = "AUTO"
@@ -45,24 +43,9 @@ with av.open(clip) as file:
     file.seek(min(index_of), stream=stream)
     for frame in file.decode(stream):
         if frame.pts in index_of:
-            frame.to_image().save("%s/f%02d.png" % (out, index_of[frame.pts]), compress_level=int(level))
+            frame.to_image().save("%s/f%02d.png" % (out, index_of[frame.pts]), compress_level=1)
         if frame.pts >= max(index_of):
             break
-"""
-OPENCV = """
-import sys, cv2
-clip, out, *ids = sys.argv[1:]
-video = cv2.VideoCapture(clip)
-for index, k in enumerate(ids):
-    video.set(cv2.CAP_PROP_POS_FRAMES, int(k))
-    cv2.imwrite("%s/f%02d.png" % (out, index), video.read()[1])
-"""
-DECORD = """
-import sys, decord
-from PIL import Image
-clip, out, *ids = sys.argv[1:]
-for index, picture in enumerate(decord.VideoReader(clip).get_batch([int(k) for k in ids]).asnumpy()):
-    Image.fromarray(picture).save("%s/f%02d.png" % (out, index), compress_level=1)
 """
 WATCHED = """
 import json, resource, runpy, sys
@@ -74,16 +57,6 @@ except SystemExit as end:
     print(json.dumps({"exit": end.code, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
                       "children": len(children), "imported": sorted({"cv2", "huggingface_hub", "PIL"} & set(sys.modules))}))
 """
-LOAD = """
-import json, pathlib, resource, sys, time
-sys.path.insert(0, sys.argv[1])
-import prepare_sot_dataset as program
-start = time.perf_counter()
-kept = program.read_benchmark(pathlib.Path(sys.argv[2]).read_bytes(), "bench")
-print(json.dumps({"count": len(kept), "seconds": time.perf_counter() - start, "cpu": time.process_time(),
-                  "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}))
-"""
-
 Commands = List[List[str]]
 Way = Callable[[Path], Commands]  # output folder -> what to run, one command after the other
 
@@ -153,24 +126,6 @@ def single_call(ffmpeg: str, clip: Path, ids: Sequence[int], out: Path, prefix: 
             "-pred", "up", "-start_number", "0", str(out / (prefix + "%02d.png"))]
 
 
-def call_per_frame(ffmpeg: str, clip: Path, ids: Sequence[int], out: Path) -> Commands:
-    return [[ffmpeg, "-nostdin", "-loglevel", "error", "-ss", "%.4f" % ((k - 0.5) / FPS), "-i", str(clip), "-frames:v", "1",
-             str(out / ("f%02d.png" % index))] for index, k in enumerate(ids)]
-
-
-def python_peers(clip: Path, ids: Sequence[int]) -> Dict[str, Way]:
-    """The installed ones, and a line for each that is not."""
-    def way(code: str, *args: str) -> Way:
-        return lambda out: [[sys.executable, "-c", code, *args, str(clip), str(out), *map(str, ids)]]
-
-    peers = {"PyAV, Pillow compress_level=1": ("av", way(PYAV, "1")), "PyAV, Pillow as it is": ("av", way(PYAV, "-1")),
-             "OpenCV, set and read": ("cv2", way(OPENCV)), "decord, Pillow compress_level=1": ("decord", way(DECORD))}
-    for name, (module, _) in peers.items():
-        if not importlib.util.find_spec(module):
-            print("left out, not installed: %s\n" % name)
-    return {name: found for name, (module, found) in peers.items() if importlib.util.find_spec(module)}
-
-
 def timed(commands: Commands) -> Timed:
     def cpu() -> float:
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -197,17 +152,6 @@ def take_turns(ways: Dict[str, Way], scratch: Path, rounds: int) -> Dict[str, Li
             if number:
                 times[name].append(taken)
     return times
-
-
-def likeness(ffmpeg: str, one: Path, other: Path, count: int) -> str:
-    log = output_of([ffmpeg, "-nostdin", "-loglevel", "error", "-i", str(one / "f%02d.png"), "-i", str(other / "f%02d.png"),
-                     "-lavfi", "psnr=stats_file=-", "-f", "null", os.devnull])
-    decibels = [float(text) for text in re.findall(r"psnr_avg:(\S+)", log)]
-    if len(decibels) != count:
-        return "%d of %d frames" % (len(decibels), count)
-    if min(decibels) == float("inf"):
-        return "the same"
-    return "%s (PSNR %.0f dB)" % ("rounded otherwise" if min(decibels) > NEIGHBOUR_DB else "OTHER FRAMES", min(decibels))
 
 
 def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -238,19 +182,14 @@ class Bench:
         benchmark = write_benchmark(self.scratch / "one.jsonl", [record(ids)])
         ways: Dict[str, Way] = {
             "this program": lambda out: [[sys.executable, *program_arguments(benchmark, self.video_dir, out, count)]],
-            "ffmpeg, one call": lambda out: [single_call(ffmpeg, clip, ids, out)], **python_peers(clip, ids)}
-        if count == 8:
-            ways["ffmpeg, one call per frame, default settings"] = lambda out: call_per_frame(ffmpeg, clip, ids, out)
-        else:
-            ways = {name: way for name, way in ways.items() if "OpenCV" not in name and "as it is" not in name}
+            "ffmpeg, one call": lambda out: [single_call(ffmpeg, clip, ids, out)]}
+        if importlib.util.find_spec("av"):
+            ways["PyAV, PNG level 1"] = lambda out: [[sys.executable, "-c", PYAV, str(clip), str(out), *map(str, ids)]]
         times = take_turns(ways, self.scratch, self.rounds)
-        folders = [next((self.scratch / str(index)).rglob("f00.png")).parent for index in range(len(ways))]
+        pictures = [sorted(path for path in (self.scratch / str(index)).rglob("f*[0-9].png")) for index in range(len(ways))]
         rows = [[name, *time_cells(times[name], times["ffmpeg, one call"]),
-                 "%.1f" % (sum(path.stat().st_size for path in folder.glob("f*[0-9].png")) / 1e6),
-                 "" if folder == folders[0] else likeness(ffmpeg, folders[0], folder, count)]
-                for name, folder in zip(ways, folders)]
-        print_table("1 sequence, %d frames" % count,
-                    ("", "seconds", "x one call", "CPU s", "PNG MB", "pixels beside the program's"), rows)
+                 "%.1f" % (sum(path.stat().st_size for path in paths) / 1e6)] for name, paths in zip(ways, pictures)]
+        print_table("1 sequence, %d frames" % count, ("", "seconds", "x one call", "CPU s", "PNG MB"), rows)
 
     def many_sequences(self) -> None:
         groups = [ids_from(start, 8) for start in SEQUENCE_STARTS]
@@ -291,16 +230,6 @@ class Bench:
                     ("ready sequences", "seconds", "CPU s", "peak memory", "of cv2, huggingface_hub, PIL imported",
                      "child processes"), rows)
 
-    def loading(self, count: int) -> None:
-        records = ({**record(ids_from(number, 8)), "gt_bboxes": {str(k): BOX for k in ids_from(number, 8)}}
-                   for number in range(count))
-        benchmark = write_benchmark(self.scratch / "load.jsonl", records)
-        seen = [watched(LOAD, PROGRAM.parent, benchmark) for _ in range(self.rounds)]
-        print_table("Loading a benchmark with ground truth", ("records", "file", "seconds", "CPU s", "peak memory"),
-                    [["{:,}".format(seen[0]["count"]), "%.0f MB" % (benchmark.stat().st_size / 1e6),
-                      *("%.2f" % median(one[what] for one in seen) for what in ("seconds", "cpu")),
-                      "%.0f MB" % megabytes(max(one["peak"] for one in seen))]])
-
 
 def copy_ready(prepared: Path, copy: Path, item: Dict[str, Any]) -> None:
     meta = json.loads((prepared / "sequence_meta.json").read_text(encoding="utf-8"))
@@ -316,7 +245,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="after one to warm up (default: %(default)s)")
     parser.add_argument("--keep-clip", metavar="PATH", type=Path, help="make the clip here, or use the one that is there")
-    parser.add_argument("--large", action="store_true", help="10,000 ready sequences and 100,000 records too")
     args = parser.parse_args()
     ffmpeg = shutil.which("ffmpeg") or parser.error("ffmpeg must be on PATH")
     with tempfile.TemporaryDirectory() as folder:
@@ -331,9 +259,7 @@ def main() -> None:
         bench.one_sequence(8)
         bench.one_sequence(32)
         bench.many_sequences()
-        bench.nothing_to_do([200, 10000] if args.large else [200])
-        if args.large:
-            bench.loading(100000)
+        bench.nothing_to_do([200])
 
 
 if __name__ == "__main__":
