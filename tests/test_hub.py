@@ -314,6 +314,13 @@ def test_fault_of_plain_http(here: Here, case: Case) -> None:
     played(here, case, env={"HF_HUB_DISABLE_XET": "1"})
 
 
+def test_the_clients_own_retries_do_not_multiply_ours(here: Here) -> None:
+    here.hub.fault(ONE, "stall", stage="cdn", times=None)
+    run = here.run(env={"HF_HUB_DISABLE_XET": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "1"})
+    assert (run.code, len(retries(run)), here.right(TWO)) == (1, 4, True)
+    assert sum(request.host == "cdn" and ONE in request.file for request in here.hub.requests) == 5
+
+
 @big
 @pytest.mark.parametrize("case", [case for case in CASES if case.kind != "404-entry" and case.times is None][:4]
                          + [case._replace(retries=1, says="connection" if case.kind == "reset" else case.says)
