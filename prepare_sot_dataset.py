@@ -85,7 +85,7 @@ VIDEOS_BEFORE_STOP = 2  # videos in a row that the hub did not give in spite of 
 STREAM_SHARE = 0.5  # a video of which more than this share is wanted is downloaded whole
 STREAM_GAP_BYTES = 1 << 18  # parts that lie closer together are fetched as one
 STREAM_PART_BYTES = 1 << 23  # of one request
-PIPE_SECONDS = 0.2  # to wait for somebody to read a line
+PIPE_SECONDS, PIPE_CHARACTERS = 0.2, 512  # to wait for a reader; what a pipe that is not full takes at once
 BAR_SECONDS, LINE_SECONDS = 0.3, 30.0  # between signs of life on a terminal, or elsewhere
 STREAM_SLACK_SECONDS = 0.3  # ffmpeg seeks up to 3/23 s before the asked time (fftools/ffmpeg_demux.c)
 STREAM_SLACK_PACKETS = 64  # a decoder with many threads reads on before it shows a frame
@@ -150,18 +150,26 @@ def write_line(text: str, stream: TextIO, end: str = "\n") -> None:
 
     What could steer a terminal is escaped: control and bidirectional characters, lone surrogates.
     """
-    with suppress(OSError, ValueError):  # what select cannot tell, the writing itself does
-        if not stream.isatty() and not select.select([], [stream], [], PIPE_SECONDS)[1]:
-            return  # a full pipe; the line is lost, the next one may find a reader
     safe = "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode()
-                   for c in text)
+                   for c in text) + end
     bars = getattr(sys.modules.get("tqdm"), "tqdm", None)
     try:
         with bars.external_write_mode(file=stream) if bars else nullcontext():
-            print(safe, file=stream, end=end, flush=True)
+            for at in range(0, max(1, len(safe)), PIPE_CHARACTERS):
+                if not has_room(stream):
+                    return  # a full pipe; the line is lost, the next one may find a reader
+                print(safe[at:at + PIPE_CHARACTERS], file=stream, end="", flush=True)
     except (OSError, ValueError):
         with suppress(OSError, ValueError):  # else the interpreter tries to write it once more on its way out
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def has_room(stream: TextIO) -> bool:
+    """Whether writing some hundred characters will not wait for a reader."""
+    try:
+        return stream.isatty() or bool(select.select([], [stream], [], PIPE_SECONDS)[1])
+    except (OSError, ValueError):  # Windows; the writing itself tells
+        return True
 
 
 def shown(value: Any) -> str:
@@ -188,18 +196,18 @@ class Progress:
     """
     bar: Any = None  # of tqdm's, over the sequences
     video = sequence = ""  # like 'video 3 of 110', and what is made of it
-    done = total = 0  # sequences
+    done = count = 0  # sequences
     got = size = 0.0  # bytes of the video
     begun = fetch_begun = told = 0.0  # seconds
 
-    def begin(self, total: int) -> None:
-        self.done, self.total, self.begun = 0, total, time.monotonic()
+    def begin(self, count: int) -> None:
+        self.done, self.count, self.begun = 0, count, time.monotonic()
         tqdm = library("tqdm") if on_terminal() else None
         if tqdm:
             width = os.get_terminal_size(sys.stderr.fileno()).columns
             form = "{n_fmt}/{total_fmt} [{elapsed}<{remaining}] %s{desc}" % ("{bar:10} " * (width >= 80))
             self.bar = tqdm.tqdm(
-                total=total, file=sys.stderr, dynamic_ncols=True, leave=False, bar_format=form)
+                total=count, file=sys.stderr, dynamic_ncols=True, leave=False, bar_format=form)
 
     def tick(self) -> None:
         if self.bar is not None:  # its clock goes on
@@ -207,11 +215,11 @@ class Progress:
 
     def made(self, result: str) -> None:
         self.done += 1
-        left = (time.monotonic() - self.begun) * (self.total - self.done) / self.done / 60
+        left = (time.monotonic() - self.begun) * (self.count - self.done) / self.done / 60
         if self.bar is not None:
             self.bar.update()
         else:
-            LOG.info("[%d/%d] %s: %s%s", self.done, self.total, self.sequence, result,
+            LOG.info("[%d/%d] %s: %s%s", self.done, self.count, self.sequence, result,
                      ", about %.0f min left" % left if left >= 1 else "")
 
     def end(self) -> None:
@@ -223,8 +231,8 @@ class Progress:
         self.size, self.got = size or 0, 0
         self.fetch_begun = self.told = time.monotonic()
 
-    def update(self, count: float) -> None:
-        self.got += count
+    def update(self, size: float) -> None:
+        self.got += size
         now = time.monotonic()
         if self.size and now - self.told >= (LINE_SECONDS if self.bar is None else BAR_SECONDS):
             self.told = now
@@ -685,15 +693,16 @@ def signs_of(chain: Sequence[BaseException], response: Any) -> Set[str]:
         signs |= {"address 403" if address.query and status == "403" else status, status[0] + "xx"}
         signs |= {"xet-read-token"} if "/xet-read-token/" in address.path else set()
         headers = {name.lower(): value for name, value in response.headers.items()}
-        a_page = "html" in headers.get("content-type", "") and "x-error-message" not in headers
+        a_page = "text/" in headers.get("content-type", "") and "x-error-message" not in headers
         signs |= {"a web page"} if status == "511" or status == "403" and a_page else set()
     return signs
 
 
 def behind_a_proxy() -> bool:
     import urllib.request  # slow, and seldom needed
-    host = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co").hostname
-    return bool(urllib.request.getproxies()) and not urllib.request.proxy_bypass(host or "")
+    hub = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+    proxies = {hub.scheme, "all"} & set(urllib.request.getproxies())
+    return bool(proxies) and not urllib.request.proxy_bypass(hub.hostname or "")
 
 
 def server_wait(headers: Mapping[str, str]) -> Optional[float]:
@@ -705,7 +714,8 @@ def server_wait(headers: Mapping[str, str]) -> Optional[float]:
 
 def hub_client() -> Any:
     """The hub's client, set up: impatient with Xet, silent but to PROGRESS, without retries; or StopRun."""
-    variables = sorted(name for name in os.environ if re.match("HF_|SSL|TQDM_|REQUESTS_|CURL_|XET_", name))
+    variables = sorted(name for name in os.environ if re.match("HF_|SSL|TQDM_|REQUESTS_|CURL_|(?i:.*_proxy$)",
+                                                                  name))
     os.environ["HF_HUB_ENABLE_HF_TRANSFER"] = "0"  # a second way to fetch, without retries
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # two kinds of bar spoil each other's lines
     for name, value in XET_PATIENCE.items():
@@ -738,8 +748,9 @@ def tame(file_download: Any, utils: Any, constants: Any) -> None:
             known = set(inspect.signature(function).parameters) & set(forced)
             options = {key: forced[key] for key in known}
             setattr(file_download, name, functools.partial(with_options, function, options))
+    session = utils.get_session()  # here, where a variable that it cannot take is told as that
     if hasattr(getattr(utils, "_xet", None), "get_xet_session"):
-        utils.get_session().timeout = constants.HF_HUB_ETAG_TIMEOUT  # else none, even for Xet's token
+        session.timeout = constants.HF_HUB_ETAG_TIMEOUT  # else none, even for Xet's token
     else:
         constants.HF_HUB_DISABLE_XET = True  # such a client notices SIGTERM only when the file is complete
 
@@ -995,9 +1006,9 @@ def ffmpeg_places() -> Iterator[str]:
     for place in dict.fromkeys([shutil.which("ffmpeg") or ""] + [
             os.path.join(folder, program) for folder in folders + [os.path.dirname(sys.executable)]]):
         if os.path.isfile(place) and os.access(place, os.X_OK):
-            yield place
+            yield os.path.abspath(place)
     with suppress(Exception):  # it raises RuntimeError where it has no program for this machine
-        yield library("imageio_ffmpeg").get_ffmpeg_exe()
+        yield os.path.abspath(library("imageio_ffmpeg").get_ffmpeg_exe())
 
 
 def find_ffmpeg(videos: Path, output: Path) -> str:
@@ -1005,21 +1016,22 @@ def find_ffmpeg(videos: Path, output: Path) -> str:
 
     A sandboxed one may do so in some folders only.
     """
-    raw, png, troubles = videos / "trial.rgb", output / "trial.png", []
+    raw, png, troubles = videos / "trial.rgb", output / "trial1.png", []
     raw.write_bytes(bytes(16 * 16 * 3))
     png.write_bytes(bytes(1 << 12))  # else a full disk would be told as ffmpeg's fault
     for program in ffmpeg_places():
         try:
             code, _, log = run_ffmpeg(
                 program, "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "16x16",
-                "-i", "file:%s" % raw.absolute(), "-y", "-c:v", "png", "-f", "image2pipe",
-                "file:%s" % png.absolute(), patience=TRIAL_SECONDS)
+                "-i", "file:%s" % raw.absolute(), "-y", "-c:v", "png", "trial%d.png",
+                cwd=output, patience=TRIAL_SECONDS)
             if code == 0 and png_size(png):
                 return program
             trouble = "; ".join(log[-3:]) or "exit code %d" % code
         except (StopRun, SequenceError) as error:
             trouble = str(error)
-        troubles.append("ffmpeg cannot work: %s: %s" % (program, trouble))
+        troubles.append("ffmpeg cannot work: %s: %s; mend it, or remove it and pip install imageio-ffmpeg"
+                        % (program, trouble))
     raise StopRun(*troubles or ["ffmpeg not found. Install it with: pip install imageio-ffmpeg (or: "
                   "apt install ffmpeg, brew install ffmpeg, winget install ffmpeg)"])
 
@@ -1107,9 +1119,10 @@ def open_video(ffmpeg: str, file: Path, name: str, revision: Optional[str], part
 
 def check_listing(file: Path, name: str, log: Sequence[str], listed: bool) -> None:
     words = "; ".join(ffmpeg_words(log, file, name))
-    confined = re.search("Permission denied|not permitted|No such file", words)
-    if not listed and confined and os.access(file, os.R_OK):
-        raise StopRun("ffmpeg may not read %s: %s; use another ffmpeg or another folder" % (file, words))
+    at_fault = re.search("Permission denied|not permitted|No such file|nknown input format|output format",
+                         words)
+    if not listed and at_fault and os.access(file, os.R_OK):
+        raise StopRun("ffmpeg cannot read %s: %s; use another ffmpeg or another folder" % (file, words))
     if not listed and (what_else(file) or "moov atom not found" not in words):
         reason = what_else(file) or ("Stream map" not in words and words) or "it holds no pictures"
         raise VideoError("%s cannot be decoded: %s; get the right one" % (name, reason))
@@ -1290,6 +1303,8 @@ def why_not_whole(paths: Sequence[Path], code: int, words: Sequence[str]) -> Lis
     if full or code == -25:
         raise StopRun("%s cannot be written: the disk is full, or files may not be so large; the same "
                       "command goes on from here" % folder)
+    if re.search(r"Decoder \(codec (?!none)\w+\) not found", told):
+        raise StopRun("ffmpeg cannot work: %s; pip install imageio-ffmpeg for a complete one" % told)
     return ["ffmpeg wrote no whole pictures (%s)" % told]
 
 
@@ -2168,9 +2183,8 @@ def write_manifest(output: Path, manifest: Mapping[str, Any]) -> None:
 def place_for_videos(args: argparse.Namespace) -> Any:
     """A passing folder where videos will lie; elsewhere if it is read-only, since they may all be there."""
     cache = None if args.stream else args.hf_cache_dir or hub_client().constants.HF_HUB_CACHE
-    if cache:
-        with suppress(OSError):
-            os.makedirs(cache, exist_ok=True)
+    if cache and not os.path.isdir(cache):
+        os.makedirs(cache)
     return tempfile.TemporaryDirectory(dir=cache if cache and os.access(cache, os.W_OK) else None)
 
 

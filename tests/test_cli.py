@@ -466,7 +466,9 @@ def test_a_pipe_that_nobody_reads(three: World, once: Path) -> None:
         while True:
             os.write(theirs, b"x" * 1024)
     os.set_blocking(theirs, True)
-    process = three.start(*NFRAMES, stderr=theirs)
+    os.read(ours, 8192)  # there is room for short lines
+    long = "program.LOG.error('%s', 'x' * 100000)"
+    process = three.start(*NFRAMES, stderr=theirs, prologue="program.set_up(); " + long)
     try:
         out, _ = process.communicate(timeout=PATIENCE)
     finally:

@@ -492,6 +492,19 @@ def test_ffmpeg_that_cannot_work(site: World, name: str, alone: bool) -> None:
     assert run.code == 2 and re.search(words, run.errors[0]) and not re.search("connect|retry", run.err), run
 
 
+def test_ffmpeg_on_a_relative_path(site: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(site, SHELL + GOES_ON[2:])
+    monkeypatch.chdir(site.folder)
+    assert_prepared(site, watched(site, "--nframes", 2, env={"PATH": "bin" + os.pathsep + os.environ["PATH"]}))
+
+
+def test_ffmpeg_without_the_decoder(site: World) -> None:
+    words = "[error] Decoder (codec h264) not found for input stream #0:0"
+    stand_in(site, FAILS.format("png -compression", words))
+    run = watched(site, "--nframes", 2)
+    assert run.code == 2 and "codec h264" in run.errors[0] and "pip install" in run.errors[0], run
+
+
 @pytest.mark.parametrize("task", ["framecrc", "png -compression"])
 def test_ffmpeg_that_hangs_at_work(site: World, task: str) -> None:
     stand_in(site, SHELL + 'case "$*" in *"{}"*) exec sleep 60;; esac'.format(task) + GOES_ON)

@@ -124,7 +124,10 @@ def retries(run: Run) -> List[str]:
 
 
 def test_each_byte_comes_once_and_what_is_in_the_cache_never_again(here: Here) -> None:
-    assert (here.run().code, here.right(ONE), here.right(TWO)) == (0, True, True)
+    run = here.run()
+    assert (run.code, here.right(ONE), here.right(TWO)) == (0, True, True)
+    assert re.findall(r"^\[.*", run.err, re.M) == ["[%d/2] %s: ready" % (number, seq_id(camera))
+                                                   for number, camera in ((1, ONE), (2, TWO))]
     sent = here.sent()
     assert 1.0 <= sent[0] / (2 << 19) < 1.01 and sent[1] == 0
     for number, args in enumerate([(), ("--stream",), ("--revision", here.hub.commit)]):
@@ -371,7 +374,8 @@ SETTINGS = [
     ({"HF_ENDPOINT": "hub.example"}, (), "HF_ENDPOINT"),
     ({"HF_HUB_ETAG_TIMEOUT": "soon"}, (), "huggingface_hub cannot be used.*HF_HUB_ETAG_TIMEOUT"),
     ({"HTTP_PROXY": "nonsense://x", "NO_PROXY": None, "no_proxy": None}, (), "HTTP_PROXY"),
-    ({}, ("--hf-cache-dir", "a_file"), "a_file"),
+    ({}, ("--hf-cache-dir", "a_file"), "a_file"), ({}, ("--hf-cache-dir", "/proc/nope/x"), "/proc/nope"),
+    ({"SSL_CERT_FILE": "/no/such.pem"}, (), "SSL_CERT_FILE"),
     ({}, ("--hf-token", "UNMISTAKABLE\u20ac"), "token"),
     ({"HF_TOKEN": "UNMISTAKABLE y"}, (), "token"),
 ]
@@ -384,6 +388,21 @@ def test_setting_that_cannot_work_is_told_at_once(here: Here, env: Any, args: Se
     Path("a_file").unlink()
     assert (run.code, retries(run), len(run.errors)) == (2, [], 1), run.err
     assert re.search(says, run.errors[0]) and here.sent() == [0, 0]
+
+
+PROXY = {"HTTPS_PROXY": "http://127.0.0.1:9"}
+
+
+@pytest.mark.parametrize("env, counts", [
+    ({}, False), ({"NO_PROXY": "x"}, False), (PROXY, True), ({**PROXY, "NO_PROXY": "huggingface.co"}, False),
+    ({**PROXY, "HF_ENDPOINT": "http://hub.example"}, False), ({"all_proxy": "http://127.0.0.1:9"}, True)])
+def test_only_a_proxy_for_the_hub_counts(monkeypatch: pytest.MonkeyPatch, env: Dict[str, str], counts: bool) -> None:
+    for name in list(os.environ):
+        if re.search("(?i)_proxy$|HF_ENDPOINT", name):
+            monkeypatch.delenv(name)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    assert program.behind_a_proxy() == counts
 
 
 # ---------------------------------------------------------------- the token
