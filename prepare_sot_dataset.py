@@ -694,7 +694,7 @@ def signs_of(chain: Sequence[BaseException], response: Any) -> Set[str]:
         signs |= {"xet-read-token"} if "/xet-read-token/" in address.path else set()
         headers = {name.lower(): value for name, value in response.headers.items()}
         a_page = "text/" in headers.get("content-type", "") and "x-error-message" not in headers
-        signs |= {"a web page"} if status == "511" or status == "403" and a_page else set()
+        signs |= {"a web page"} if status == "511" or a_page and "403" in signs else set()
     return signs
 
 
