@@ -672,12 +672,11 @@ def judge(error: BaseException) -> Tuple[str, str, Optional[float]]:
 
 def place_at_fault(error: BaseException) -> Optional[str]:
     """What to say of a file or folder that only its owner can mend."""
-    name = error.filename if isinstance(error, OSError) else None
-    if not isinstance(name, str) or not isinstance(error, OSError):
+    if not isinstance(error, OSError) or not isinstance(error.filename, str):
         return None
-    lost = isinstance(error, FileNotFoundError) and not os.path.isdir(os.path.dirname(os.path.abspath(name)))
+    lost = error.errno == errno.ENOENT and not os.path.isdir(os.path.dirname(os.path.abspath(error.filename)))
     remedy = "%s: %s; mend that, or name another place (--hf-cache-dir, HF_HOME, HF_TOKEN_PATH)"
-    return remedy % (name, error.strerror) if lost or error.errno in SETTING_ERRNOS else None
+    return remedy % (error.filename, error.strerror) if lost or error.errno in SETTING_ERRNOS else None
 
 
 def signs_of(chain: Sequence[BaseException], response: Any) -> Set[str]:
