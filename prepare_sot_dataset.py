@@ -195,7 +195,7 @@ class Progress:
     The hub's client tells it the bytes of a download, as if it were a bar of tqdm's.
     """
     bar: Any = None  # of tqdm's, over the sequences
-    video = sequence = ""  # like 'video 3 of 110', and what is made of it
+    video, sequence = "benchmark", ""  # what is fetched, like 'video 3 of 110', and what is made of it
     done = count = 0  # sequences
     got = size = 0.0  # bytes of the video
     begun = fetch_begun = told = 0.0  # seconds
@@ -1117,7 +1117,7 @@ def open_video(ffmpeg: str, file: Path, name: str, revision: Optional[str], part
 
 
 def check_listing(file: Path, name: str, log: Sequence[str], listed: bool) -> None:
-    words = "; ".join(ffmpeg_words(log, file, name))
+    words = quoted(ffmpeg_words(log, file, name))
     at_fault = re.search("Permission denied|not permitted|No such file|nknown input format|output format",
                          words)
     if not listed and at_fault and os.access(file, os.R_OK):
@@ -1167,11 +1167,15 @@ DAMAGE_NOT_AS_ERROR = r"|corrupt decoded|concealing \d+ DC|undecodable NALU"
 
 
 def ffmpeg_words(log: Iterable[str], file: Path, name: str, form: str = ERROR_FORM) -> List[str]:
-    """What ffmpeg calls errors in its log, with the video under its own name."""
+    """All that ffmpeg calls errors in its log, once each, with the video under its own name."""
     errors = [line for line in log if re.search(form, line) and not DECODED_LINE.fullmatch(line)]
     given = "file:" + os.path.abspath(file)
     texts = [re.sub(r"^(\[[^\]]*\] )+", "", line).replace(given, name) for line in errors]
-    return list(dict.fromkeys(texts))[:3]
+    return list(dict.fromkeys(texts))
+
+
+def quoted(words: Sequence[str]) -> str:
+    return "; ".join(words[:3])
 
 
 def seek_groups(frame_ids: Sequence[int], key_frame_ids: Sequence[int]) -> List[List[int]]:
@@ -1218,15 +1222,16 @@ def extract_frames(video: Video, frame_ids: Sequence[int], stage: Path) -> None:
         frames, sizes, words = decode(video, group, at, stage)
         if len(sizes) > 1:
             raise SequenceError(SIZE_CHANGES % video.name)
-        if any(map(DAMAGE.search, words)):
+        damage = [text for text in words if DAMAGE.search(text)]
+        if damage:
             raise SequenceError("%s cannot be decoded without errors: %s; get it again"
-                                % (video.name, "; ".join(words)))
+                                % (video.name, quoted(damage)))
         if len(frames) <= group[-1]:
             raise SequenceError("%s shows only %d frames, fewer than its index says; get it again"
                                 % (video.name, len(frames)))
         told.update(words)
     if told:
-        tell_once("%s: ffmpeg says: %s", video.name, "; ".join(sorted(told)))
+        tell_once("%s: ffmpeg says: %s", video.name, quoted(sorted(told)))
 
 
 def seek_arguments(video: Video, first: int) -> List[str]:
@@ -1297,12 +1302,13 @@ def why_not_whole(paths: Sequence[Path], code: int, words: Sequence[str]) -> Lis
     """
     if all(map(png_size, paths)):
         return []
-    told, folder = "; ".join(words) or "exit code %d" % code, paths[0].parent
-    full = re.search("No space left|File too large", told) or shutil.disk_usage(folder).free < FULL_DISK_BYTES
-    if full or code == -25:
+    all_words, folder = "; ".join(words), paths[0].parent
+    told = quoted(words) or "exit code %d" % code
+    no_room = re.search("No space left|File too large", all_words) or code == -25
+    if no_room or shutil.disk_usage(folder).free < FULL_DISK_BYTES:
         raise StopRun("%s cannot be written: the disk is full, or files may not be so large; the same "
                       "command goes on from here" % folder)
-    if re.search(r"Decoder \(codec (?!none)\w+\) not found", told):
+    if re.search(r"Decoder \(codec (?!none)\w+\) not found", all_words):
         raise StopRun("ffmpeg cannot work: %s; pip install imageio-ffmpeg for a complete one" % told)
     return ["ffmpeg wrote no whole pictures (%s)" % told]
 
@@ -1569,8 +1575,9 @@ def why_not_ready(target: Target) -> Optional[str]:
     More frames of the same series are as good: the evaluator reads the first ones.
     """
     directory = target.directory
-    if planted_link(directory):
-        return planted_link(directory)
+    link = planted_link(directory)
+    if link:
+        return link
     if not (directory / "frames").is_dir():
         return "not prepared yet"
     meta = read_object(directory / META_NAME)
@@ -1779,7 +1786,7 @@ def make_demo(source_dir: Path) -> None:
                 cwd=stage)
             if code != 0:
                 raise StopRun("the demo's video cannot be made: %s"
-                              % "; ".join(ffmpeg_words(log, video, video.name)))
+                              % quoted(ffmpeg_words(log, video, video.name)))
             put(stage / "video.mp4", video)
         lines = "".join(json.dumps(record) + "\n" for record in demo_records())
         (stage / DEMO_BENCHMARK).write_text(lines, encoding="ascii")
@@ -1921,6 +1928,7 @@ OPTIONS: Tuple[Tuple[str, Dict[str, Any], str], ...] = (
 def make_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="prepare_sot_dataset.py", description=__doc__, epilog=EXAMPLES, allow_abbrev=False,
                     add_help=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.set_defaults(ffmpeg=None)  # see ffmpeg_of
     group: Any = parser
     for names, settings, text in OPTIONS:
         if names.startswith("-"):
@@ -2050,7 +2058,7 @@ class VideoSource:
             if file is None:
                 raise VideoError("no such video in --video-dir: %s; expected the folders of the repository"
                                  % self.path)
-            return open_video(args.ffmpeg, file, self.path, None)
+            return open_video(ffmpeg_of(args), file, self.path, None)
         # Of a streamed video some frames may be there already: the whole must be the same.
         revision = self.found.revision if why_whole and isinstance(self.found, Video) else None
         hub_file = HubFile(
@@ -2059,7 +2067,7 @@ class VideoSource:
         if args.stream and not why_whole and not cached:
             LOG.info("Streaming from %s (%s)", self.short, PROGRESS.video)
             try:
-                return stream_video(args.ffmpeg, hub_file, self.wanted, Path(self.folder, "streamed.mp4"))
+                return stream_video(ffmpeg_of(args), hub_file, self.wanted, Path(self.folder, "streamed.mp4"))
             except HubError:
                 raise
             except SequenceError as error:
@@ -2067,7 +2075,7 @@ class VideoSource:
         LOG.info("Getting %s (%s)%s", self.short, PROGRESS.video, why_whole and ", whole: " + why_whole)
         file = hub_file.download(any_will_do=cached is not None)
         # A copy in the cache lies in .../snapshots/COMMIT/ and then its path in the repository.
-        return open_video(args.ffmpeg, file, self.path, file.parents[self.path.count("/")].name)
+        return open_video(ffmpeg_of(args), file, self.path, file.parents[self.path.count("/")].name)
 
 
 def prepare_all(args: argparse.Namespace, targets: Sequence[Target], folder: str,
@@ -2099,8 +2107,9 @@ def prepare_all(args: argparse.Namespace, targets: Sequence[Target], folder: str
 
 def prepared(target: Target, source: VideoSource) -> Optional[str]:
     """Make a sequence ready if it is not: None, or the reason why that failed."""
-    if planted_link(target.directory):
-        return planted_link(target.directory)
+    link = planted_link(target.directory)
+    if link:
+        return link
     try:
         with one_run_at_a_time(target.directory):
             if why_not_ready(target) is None:
@@ -2187,6 +2196,15 @@ def place_for_videos(args: argparse.Namespace) -> Any:
     return tempfile.TemporaryDirectory(dir=cache if cache and os.access(cache, os.W_OK) else None)
 
 
+def ffmpeg_of(args: argparse.Namespace) -> str:
+    """The ffmpeg of this run, tried when it is first needed."""
+    if args.ffmpeg is None:
+        with hidden_folder(Path(args.output_dir)) as output, \
+                nullcontext(output) if args.video_dir else place_for_videos(args) as videos:
+            args.ffmpeg = find_ffmpeg(Path(videos), output)
+    return str(args.ffmpeg)
+
+
 def counted(seq_ids: Sequence[str]) -> str:
     return "%d sequence%s, first %s" % (len(seq_ids), "s" * (len(seq_ids) > 1), seq_ids[0])
 
@@ -2194,10 +2212,10 @@ def counted(seq_ids: Sequence[str]) -> str:
 def before_the_work(args: argparse.Namespace, todo: Sequence[Target]) -> None:
     """Find out what would stop the work before anything is downloaded; say what the user should know."""
     os.makedirs(args.output_dir, exist_ok=True)
-    with hidden_folder(Path(args.output_dir)) as output:
-        if any(kept_frames(target) is None for target in todo):
-            with nullcontext(output) if args.video_dir else place_for_videos(args) as videos:
-                args.ffmpeg = find_ffmpeg(Path(videos), output)
+    with hidden_folder(Path(args.output_dir)):
+        pass  # it can be written to
+    if any(kept_frames(target) is None for target in todo):
+        ffmpeg_of(args)
     metas = [read_object(target.directory / META_NAME) for target in todo]
     others = [target.sequence.seq_id for target, meta in zip(todo, metas) if meta and "source" not in meta]
     if others:

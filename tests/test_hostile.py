@@ -498,6 +498,15 @@ def test_ffmpeg_on_a_relative_path(site: World, monkeypatch: pytest.MonkeyPatch)
     assert_prepared(site, watched(site, "--nframes", 2, env={"PATH": "bin" + os.pathsep + os.environ["PATH"]}))
 
 
+def test_damage_is_heard_behind_many_harmless_words(site: World) -> None:
+    says = "".join("echo '[error] {}' >&2; ".format(words) for words in (
+        "SEI type 1", "SEI type 2", "SEI type 3", "SEI type 4", "error while decoding MB 1 1"))
+    site.video("h264_bframes")
+    stand_in(site, SHELL + 'case "$*" in *"png -compression"*) {};; esac'.format(says) + GOES_ON)
+    run = watched(site, "--nframes", 2)
+    assert run.code == 1 and "error while decoding" in run.errors[0] and not list(site.output.rglob("*.png")), run
+
+
 def test_ffmpeg_without_the_decoder(site: World) -> None:
     words = "[error] Decoder (codec h264) not found for input stream #0:0"
     stand_in(site, FAILS.format("png -compression", words))

@@ -49,11 +49,15 @@ WAY = "xorb" if by_xet() else "cdn"
 only_xet = pytest.mark.skipif(not by_xet(), reason="this client takes plain HTTP")
 
 
+def padded(data: bytes, size: int, end: bytes = b"") -> bytes:
+    """A clip with bytes behind it that no picture needs."""
+    return data + struct.pack(">I4s", size - len(data), b"free") + end.rjust(size - len(data) - 8)
+
+
 @functools.lru_cache(maxsize=None)
 def video(camera: str, size: int = 1 << 19) -> bytes:
-    """The same pictures for each camera, but other bytes at the end, which no picture needs."""
-    data = clip("h264_bframes").read_bytes()
-    return data + struct.pack(">I4s", size - len(data), b"free") + camera.encode().rjust(size - len(data) - 8)
+    """The same pictures for each camera, but other bytes at the end."""
+    return padded(clip("h264_bframes").read_bytes(), size, camera.encode())
 
 
 def path_of(camera: str) -> str:
@@ -483,9 +487,8 @@ def test_streamed_is_downloaded(here: Here) -> None:
 def test_streamed_frames_are_those_of_a_full_decode(here: Here, kind: str) -> None:
     """In part where that can be proven, else whole."""
     count = len(clips.KINDS[kind].facts.shows)
-    ids, data = [24, 25, 29, 30, count - 10, count - 1], clip(kind).read_bytes()
-    video = data + struct.pack(">I4s", BIG - len(data), b"free") + bytes(BIG - len(data) - 8)
-    here.hub.put(path_of(ONE), video)
+    ids = [24, 25, 29, 30, count - 10, count - 1]
+    here.hub.put(path_of(ONE), padded(clip(kind).read_bytes(), BIG))
     record = clips.record(ids, scene=SCENE, camera=ONE)
     here.world.records(record)
     run = here.run("--stream", "--nframes", len(ids))

@@ -323,6 +323,25 @@ def test_link_in_place_of_a_folder_is_refused(world: World, fresh: Fresh, place:
         assert (stamps(elsewhere), tree(elsewhere)) == before
 
 
+A_FRAME_GOES = """
+import os
+before = program.before_the_work
+def then_it_goes(args, todo):
+    before(args, todo)
+    os.remove({!r})
+program.before_the_work = then_it_goes
+"""
+
+
+def test_frames_that_go_after_they_were_found_to_be_kept(world: World, fresh: Fresh) -> None:
+    """Another run may have made the sequence anew meanwhile."""
+    world.video()
+    lay(world, fresh(Wish()))
+    gone = A_FRAME_GOES.format(str(world.output / NAME / "frames" / "f01.png"))
+    run = Wish(box=OTHER_BOX).ask(world, fork=True, prologue=gone)
+    assert (run.code, run.tree) == (0, tree(fresh(Wish(box=OTHER_BOX)))), run
+
+
 def test_the_output_folder_itself_may_be_a_link(world: World, fresh: Fresh) -> None:
     world.video()
     (world.folder / "elsewhere").mkdir()
