@@ -56,7 +56,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import (Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence,
                     Set, TextIO, Tuple, TypeVar, Union)
-from urllib.parse import urlsplit
 
 __version__ = "2.0.0"
 
@@ -174,14 +173,11 @@ def has_room(stream: TextIO) -> bool:
 
 def shown(value: Any) -> str:
     """A short form of a value of the input, for messages; nothing nested: that may hold ground truth."""
-    kinds = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
-    kind = kinds.get(type(value), "a number")
-    if isinstance(value, dict) or isinstance(value, list) and any(isinstance(v, (dict, list)) for v in value):
-        return kind
-    try:
-        text = json.dumps(value, ensure_ascii=False)
-    except (ValueError, RecursionError):
-        return kind
+    if isinstance(value, dict):
+        return "an object"
+    if isinstance(value, list) and any(isinstance(item, (dict, list)) for item in value):
+        return "a list"
+    text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 100 else text[:97] + "..."
 
 
@@ -319,25 +315,20 @@ def rising_ids(value: Any) -> Optional[Tuple[int, ...]]:
 
 
 def number(value: Any) -> Optional[float]:
-    try:
-        good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        return float(value) if good else None
-    except OverflowError:  # an integer too large for a float
-        return None
+    good = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if good and abs(value) <= sys.float_info.max else None
 
 
 def edges_of(value: Any) -> List[float]:
     """Four finite numbers, else nothing."""
-    edges = [number(edge) for edge in value] if isinstance(value, list) and len(value) == 4 else []
+    edges = [number(edge) for edge in value] if isinstance(value, list) and len(value) == 4 else [None]
     return [edge for edge in edges if edge is not None] if None not in edges else []
 
 
 def box(value: Any) -> Optional[Box]:
-    edges = edges_of(value)
-    if not edges or max(map(abs, edges)) > MAX_BOX_EDGE:
-        return None
-    x1, y1, x2, y2 = edges
-    return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 and x2 > 0 and y2 > 0 and x1 < 1000 and y1 < 1000 else None
+    x1, y1, x2, y2 = edges_of(value) or (0, 0, 0, 0)
+    good = x1 < x2 and y1 < y2 and x2 > 0 and y2 > 0 and x1 < 1000 and y1 < 1000
+    return (x1, y1, x2, y2) if good and max(abs(x1), abs(y1), x2, y2) <= MAX_BOX_EDGE else None
 
 
 class Field(NamedTuple):
@@ -688,7 +679,8 @@ def signs_of(chain: Sequence[BaseException], response: Any) -> Set[str]:
     if "LocalEntryNotFoundError" in signs or forced:
         signs.discard("EntryNotFoundError")
     if response is not None:
-        status, address = str(response.status_code), urlsplit(str(response.url))
+        import urllib.parse  # slow, and seldom needed
+        status, address = str(response.status_code), urllib.parse.urlsplit(str(response.url))
         signs |= {"address 403" if address.query and status == "403" else status, status[0] + "xx"}
         signs |= {"xet-read-token"} if "/xet-read-token/" in address.path else set()
         headers = {name.lower(): value for name, value in response.headers.items()}
@@ -699,7 +691,7 @@ def signs_of(chain: Sequence[BaseException], response: Any) -> Set[str]:
 
 def behind_a_proxy() -> bool:
     import urllib.request  # slow, and seldom needed
-    hub = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+    hub = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
     proxies = {hub.scheme, "all"} & set(urllib.request.getproxies())
     return bool(proxies) and not urllib.request.proxy_bypass(hub.hostname or "")
 
@@ -1036,10 +1028,8 @@ def find_ffmpeg(videos: Path, output: Path) -> str:
 
 
 def run_ffmpeg(program: str, *arguments: str, cwd: Optional[Path] = None, patience: Optional[float] = None,
-               meanwhile: Sequence[str] = ()) -> Tuple[int, bytes, List[str]]:
+               meanwhile: Callable[[], Any] = nullcontext) -> Tuple[int, bytes, List[str]]:
     """Run it, the only way that a child starts: (exit code, standard output, lines of its log).
-
-    `meanwhile` names libraries to import in that time.
 
     :raises SequenceError: when it does not end.
     :raises StopRun: when it cannot be started.
@@ -1051,9 +1041,7 @@ def run_ffmpeg(program: str, *arguments: str, cwd: Optional[Path] = None, patien
                               cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                               stderr=subprocess.PIPE) as child:
             try:
-                for name in meanwhile:
-                    library(name)
-                output, log = communicate(child, patience or HANGING_SECONDS)
+                output, log = communicate(child, patience or HANGING_SECONDS, meanwhile)
             except BaseException:
                 child.kill()
                 raise
@@ -1065,10 +1053,12 @@ def run_ffmpeg(program: str, *arguments: str, cwd: Optional[Path] = None, patien
     return child.returncode, output, log.decode("utf-8", "replace").splitlines()
 
 
-def communicate(child: "subprocess.Popen[bytes]", patience: float) -> Tuple[bytes, bytes]:
-    """What a child writes until it ends; the bar's clock goes on meanwhile."""
+def communicate(child: "subprocess.Popen[bytes]", patience: float,
+                meanwhile: Callable[[], Any]) -> Tuple[bytes, bytes]:
+    """What a child writes until it ends; other work is done meanwhile, and the bar's clock goes on."""
     end = time.monotonic() + patience
     while True:
+        meanwhile()
         try:
             return child.communicate(timeout=min(BAR_SECONDS, patience))
         except subprocess.TimeoutExpired:
@@ -1093,7 +1083,7 @@ def open_video(ffmpeg: str, file: Path, name: str, revision: Optional[str], part
     no_parser = ["-fflags", "+noparse+nofillin"] if partial else []  # it looks at bytes that are not there
     code, output, log = run_ffmpeg(
         ffmpeg, "-loglevel", "repeat+level+info", "-copyts", *no_parser, *input_arguments(file),
-        "-map", "0:V:0", "-c", "copy", "-copyinkf", "-f", "framecrc", "-", meanwhile=["cv2"])
+        "-map", "0:V:0", "-c", "copy", "-copyinkf", "-f", "framecrc", "-")
     listing = output.decode("ascii", "replace")
     rows = re.findall(r"^0, *(-?\w+), *(-?\w+), *-?\w+, *(\d+), *0x\w+(?:, *F=0x(\w+))?", listing, re.M)
     timed = [(Packet(int(dts), int(pts), int(size), int(flags or "1", 16) & 1 > 0), int(flags or "1", 16))
@@ -1199,8 +1189,10 @@ def last_at(rising: Sequence[int], limit: int) -> int:
 tell_once = functools.lru_cache(maxsize=None)(LOG.warning)
 
 
-def extract_frames(video: Video, frame_ids: Sequence[int], stage: Path) -> None:
+def extract_frames(video: Video, frame_ids: Sequence[int], stage: Path, meanwhile: Callable[[], Any]) -> None:
     """Write frames/f00.png, f01.png, ..., each proven to be the frame that a full decode has under its id.
+
+    `meanwhile` is called now and then.
 
     :raises SequenceError: when the video cannot be decoded, or has fewer frames.
     :raises NeedsWholeVideo: when part of the video is not enough to be sure.
@@ -1209,7 +1201,7 @@ def extract_frames(video: Video, frame_ids: Sequence[int], stage: Path) -> None:
     told: Set[str] = set()
     for group in seek_groups(frame_ids, video.key_frame_ids) if video.regular else ():
         entry = seek_arguments(video, group[0])
-        frames, sizes, words = decode(video, group, start, stage, entry)
+        frames, sizes, words = decode(video, group, start, stage, meanwhile, entry)
         if (not all("SEI" in text for text in words) or sizes != {video.size}
                 or not proven_by_time(frames, video.pts, group, not entry)):
             break  # this stream cannot be entered in the middle, or its index does not tell the truth
@@ -1219,7 +1211,7 @@ def extract_frames(video: Video, frame_ids: Sequence[int], stage: Path) -> None:
         raise NeedsWholeVideo("frame %d cannot be proven from a part of it" % frame_ids[start])
     for at in range(start, len(frame_ids), MAX_FRAMES_PER_CALL):
         group = list(frame_ids[at:at + MAX_FRAMES_PER_CALL])
-        frames, sizes, words = decode(video, group, at, stage)
+        frames, sizes, words = decode(video, group, at, stage, meanwhile)
         if len(sizes) > 1:
             raise SequenceError(SIZE_CHANGES % video.name)
         damage = [text for text in words if DAMAGE.search(text)]
@@ -1255,7 +1247,7 @@ def any_of(terms: List[str]) -> str:
     return terms[0]
 
 
-def decode(video: Video, frame_ids: Sequence[int], start: int, stage: Path,
+def decode(video: Video, frame_ids: Sequence[int], start: int, stage: Path, meanwhile: Callable[[], Any],
            entry: Optional[Sequence[str]] = None) -> Tuple[List[DecodedFrame], Set[str], List[str]]:
     """Have ffmpeg write frames, from number `start` on: (all decoded up to the last of them, sizes, errors).
 
@@ -1274,7 +1266,7 @@ def decode(video: Video, frame_ids: Sequence[int], start: int, stage: Path,
         "select='print(n,16)*0+print(pts,16)*0+print(key,16)*0+" + wanted + "',settb=1,setpts=N",
         *video.passthrough, "-frames:v", str(len(frame_ids)), "-c:v", "png", "-compression_level", "1",
         "-pred", "up", "-pix_fmt", "rgb24", "-start_number", str(start), "-y", "f%02d.png",
-        cwd=stage / "frames")
+        cwd=stage / "frames", meanwhile=meanwhile)
     printed = [(at, found) for at, found in enumerate(map(DECODED_LINE.fullmatch, log)) if found]
     values = [int(found.group(1)) for _, found in printed]
     frames = [DecodedFrame(n, pts, key > 0) for n, pts, key in zip(values[::3], values[1::3], values[2::3])]
@@ -1360,10 +1352,17 @@ def crop_edges(bbox: Box, width: int, height: int) -> Tuple[int, int, int, int]:
     return left, top, max(right, left + 1), max(bottom, top + 1)
 
 
+@functools.lru_cache(maxsize=1)
 def draw(png: bytes, bbox: Box) -> Tuple[bytes, Optional[bytes]]:
     """(f00_ann.png, crop.png) for f00.png; without a drawing library a plain copy, and no crop."""
     drawer = next(filter(can_draw, (draw_with_opencv, draw_with_pillow)), None)
     return drawer(png, bbox) if drawer else (png, None)
+
+
+def draw_ahead(frame: Path, bbox: Box) -> None:
+    """While ffmpeg makes the other frames; `draw` remembers what it made of the same picture."""
+    if can_draw() and png_size(frame):
+        draw(frame.read_bytes(), bbox)
 
 
 @functools.lru_cache(maxsize=None)
@@ -1575,21 +1574,16 @@ def why_not_ready(target: Target) -> Optional[str]:
     More frames of the same series are as good: the evaluator reads the first ones.
     """
     directory = target.directory
-    link = planted_link(directory)
-    if link:
-        return link
-    if not (directory / "frames").is_dir():
-        return "not prepared yet"
-    meta = read_object(directory / META_NAME)
-    if not meta:
-        return "no whole " + META_NAME
+    link, meta = planted_link(directory), read_object(directory / META_NAME)
     frame_ids: Any = meta.get("frame_ids")
     source, image_size = meta.get("source"), meta.get("image_size")
-    if not isinstance(source, dict):
-        return "prepared by another program"
+    if link or not (directory / "frames").is_dir():
+        return link or "not prepared yet"
+    if not meta or not isinstance(source, dict):
+        return "prepared by another program" if meta else "no whole " + META_NAME
     if not target.wants_first_of(frame_ids):
         return "prepared with other frame ids (see --nframes and --stride)"
-    if target.revision and source.get("revision") != target.revision:
+    if target.revision not in (None, source.get("revision")):
         return "prepared from another revision (see --revision)"
     expected = sequence_meta(target, frame_ids, source.get("revision"), meta.get("clip_fps"), image_size)
     for key in {**expected, **meta}:
@@ -1640,85 +1634,62 @@ def remove(path: Any) -> None:
         os.unlink(path)
 
 
-def remove_leftovers(directory: Path) -> None:
-    """Remove what a run that was killed left in a folder."""
-    for left in directory.glob(STAGING_PREFIX + "*"):
-        shutil.rmtree(left, ignore_errors=True)
-
-
-@contextmanager
-def hidden_folder(directory: Path) -> Iterator[Path]:
-    """Where the files of a folder are made; StopRun, with the place, when something cannot be written."""
-    stage = None
-    try:
-        stage = tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=directory)
-        yield Path(stage)
-    except OSError as error:
-        raise StopRun("%s cannot be written: %s; once that is mended, the same command goes on from here"
-                      % (error.filename2 or error.filename or directory, error.strerror)) from None
-    finally:
-        shutil.rmtree(stage or "", ignore_errors=True)
-
-
-@contextmanager
-def staging(directory: Path) -> Iterator[Path]:
-    """A hidden folder inside a sequence's own; what lies in it in the end gets its name, metadata last.
+def publish(stage: Path, directory: Path) -> None:
+    """Give a sequence's new files their names, the metadata last.
 
     From the moment at which the old metadata goes until the new one stands, nothing in the folder counts.
     What is made of the frames goes and comes with them; other files in the folder are the user's.
     """
-    remove_leftovers(directory)
-    with hidden_folder(directory) as stage:
-        (stage / "frames").mkdir()
-        yield stage
-        made = sorted((path.relative_to(stage) for path in stage.rglob("*.*")),
-                      key=lambda path: path.name == META_NAME)
-        (directory / "frames").mkdir(exist_ok=True)
-        old = r"(f\d\d+|f00_ann|crop)\.png" if Path("frames/f00.png") in made else r"(f00_ann|crop)\.png"
-        stale = [path for path in (directory / "frames").iterdir() if re.fullmatch(old, path.name)]
-        stale += [] if Path(SHEET_NAME) in made else [directory / SHEET_NAME]
-        for path in [directory / META_NAME, *stale]:
-            remove(path)
-        for name in made:
-            put(stage / name, directory / name)
+    made = sorted((path.relative_to(stage) for path in stage.rglob("*.*")),
+                  key=lambda path: path.name == META_NAME)
+    (directory / "frames").mkdir(exist_ok=True)
+    old = r"(f\d\d+|f00_ann|crop)\.png" if Path("frames/f00.png") in made else r"(f00_ann|crop)\.png"
+    stale = [path for path in (directory / "frames").iterdir() if re.fullmatch(old, path.name)]
+    stale += [] if Path(SHEET_NAME) in made else [directory / SHEET_NAME]
+    for path in [directory / META_NAME, *stale]:
+        remove(path)
+    for name in made:
+        put(stage / name, directory / name)
 
 
-def prepare_sequence(target: Target, source: VideoSource, whole: str = "") -> None:
+def prepare_sequence(target: Target, source: VideoSource, stage: Path, whole: str = "") -> None:
     """Make a sequence ready, or SequenceError; the video is asked for only when frames are missing."""
     count = len(target.frame_ids)
-    with staging(target.directory) as stage:
-        meta = kept_frames(target)
-        if meta is None:
-            video = source.get(whole)
-            if target.frame_ids[-1] >= len(video.pts):
-                raise SequenceError(too_short(target, len(video.pts)))
-            extract_frames(video, target.frame_ids, stage)
-            frames = frame_paths(stage, count)
-            sizes = [png_size(frame) for frame in frames]
-            if sizes != sizes[:1] * count:
-                raise SequenceError(SIZE_CHANGES % video.name)
-            meta = sequence_meta(target, target.frame_ids, video.revision, video.fps, sizes[0])
-        else:
-            frames = frame_paths(target.directory, count)
-            meta = sequence_meta(target, meta["frame_ids"], meta["source"]["revision"], meta["clip_fps"],
-                                 meta["image_size"])
-        annotated, crop = stage / "frames/f00_ann.png", stage / "frames/crop.png"
-        drawn, cut_out = draw(frames[0].read_bytes(), target.sequence.init_bbox)
-        annotated.write_bytes(drawn)
-        if cut_out:
-            crop.write_bytes(cut_out)
-        else:
-            tell_once("neither OpenCV nor Pillow works here, so f00_ann.png is a plain copy and crop.png is "
-                      "left out; after pip install opencv-python-headless the same command adds them")
-        stub = gt_to_write(target, meta)
-        if stub:
-            write_json(stage / GT_NAME, stub)
-        if target.contact_sheet or (target.directory / SHEET_NAME).exists() and can_draw(draw_with_pillow):
-            titles = [("f00, target marked", annotated), ("the target", crop)]
-            titles += [("frame %d" % k, path) for k, path in zip(target.frame_ids, frames)]
-            sheet = contact_sheet([(title, path) for title, path in titles if path.exists()])
-            (stage / SHEET_NAME).write_bytes(sheet)
-        write_json(stage / META_NAME, meta)
+    (stage / "frames").mkdir(exist_ok=True)
+    meta = kept_frames(target)
+    if meta is None:
+        video = source.get(whole)
+        if target.frame_ids[-1] >= len(video.pts):
+            raise SequenceError(too_short(target, len(video.pts)))
+        frames = frame_paths(stage, count)
+        ahead = functools.partial(draw_ahead, frames[0], target.sequence.init_bbox)
+        extract_frames(video, target.frame_ids, stage, ahead)
+        sizes = [png_size(frame) for frame in frames]
+        if sizes != sizes[:1] * count:
+            raise SequenceError(SIZE_CHANGES % video.name)
+        meta = sequence_meta(target, target.frame_ids, video.revision, video.fps, sizes[0])
+    else:
+        frames = frame_paths(target.directory, count)
+        meta = sequence_meta(target, meta["frame_ids"], meta["source"]["revision"], meta["clip_fps"],
+                             meta["image_size"])
+    annotated, crop = stage / "frames/f00_ann.png", stage / "frames/crop.png"
+    drawn, cut_out = draw(frames[0].read_bytes(), target.sequence.init_bbox)
+    annotated.write_bytes(drawn)
+    if cut_out:
+        crop.write_bytes(cut_out)
+    else:
+        tell_once("neither OpenCV nor Pillow works here, so f00_ann.png is a plain copy and crop.png is "
+                  "left out; after pip install opencv-python-headless the same command adds them")
+    stub = gt_to_write(target, meta)
+    if stub:
+        write_json(stage / GT_NAME, stub)
+    if target.contact_sheet or (target.directory / SHEET_NAME).exists() and can_draw(draw_with_pillow):
+        titles = [("f00, target marked", annotated), ("the target", crop)]
+        titles += [("frame %d" % k, path) for k, path in zip(target.frame_ids, frames)]
+        sheet = contact_sheet([(title, path) for title, path in titles if path.exists()])
+        (stage / SHEET_NAME).write_bytes(sheet)
+    write_json(stage / META_NAME, meta)
+    publish(stage, target.directory)
 
 
 def too_short(target: Target, count: int) -> str:
@@ -1731,11 +1702,15 @@ def too_short(target: Target, count: int) -> str:
 
 
 @contextmanager
-def one_run_at_a_time(directory: Path) -> Iterator[None]:
-    """Have a folder for this run alone, where system and disk can tell; it goes if nothing came of it."""
-    handle = None
-    directory.mkdir(parents=True, exist_ok=True)
+def workplace(directory: Path, may_go: bool = False) -> Iterator[Path]:
+    """A hidden folder, where the files of a folder are made; StopRun when something cannot be written.
+
+    This run has the folder for itself, where system and disk can tell; it may go if nothing came of it. What
+    a run that was killed left there is removed.
+    """
+    handle, stage = None, None
     try:
+        directory.mkdir(parents=True, exist_ok=True)
         with suppress(ImportError, OSError):  # Windows, or a disk without locks
             import fcntl
             while handle is None or not directory.is_dir() or not os.path.samestat(
@@ -1749,10 +1724,18 @@ def one_run_at_a_time(directory: Path) -> Iterator[None]:
                 except BlockingIOError:
                     LOG.info("Waiting for another run that is at work on %s", directory)
                     fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+        for left in directory.glob(STAGING_PREFIX + "*"):
+            shutil.rmtree(left, ignore_errors=True)
+        stage = tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=directory)
+        yield Path(stage)
+    except OSError as error:
+        raise StopRun("%s cannot be written: %s; once that is mended, the same command goes on from here"
+                      % (error.filename2 or error.filename or directory, error.strerror)) from None
     finally:
-        with suppress(OSError):
-            directory.rmdir()  # before the lock goes, or it would be taken from the next run
+        shutil.rmtree(stage or "", ignore_errors=True)
+        if may_go:
+            with suppress(OSError):
+                directory.rmdir()  # before the lock goes, or it would be taken from the next run
         if handle is not None:
             os.close(handle)
 
@@ -1775,8 +1758,8 @@ def make_demo(source_dir: Path) -> None:
     video = source_dir / folder / "Camera_01.mp4"
     if video.parent.resolve() != source_dir.parent.resolve() / source_dir.name / folder:
         raise StopRun("%s has a symbolic link in it; remove it" % source_dir)
-    video.parent.mkdir(parents=True, exist_ok=True)
-    with one_run_at_a_time(source_dir), hidden_folder(source_dir) as stage:
+    with workplace(source_dir) as stage:
+        video.parent.mkdir(parents=True, exist_ok=True)
         if not video.exists():
             LOG.info("Making the demo scene ...")
             code, _, log = run_ffmpeg(
@@ -2111,26 +2094,18 @@ def prepared(target: Target, source: VideoSource) -> Optional[str]:
     if link:
         return link
     try:
-        with one_run_at_a_time(target.directory):
+        with workplace(target.directory, may_go=True) as stage:
             if why_not_ready(target) is None:
                 return None
             try:
-                prepare_sequence(target, source)
+                prepare_sequence(target, source, stage)
             except SequenceError as error:  # whatever goes wrong with part of a video, the whole may serve
                 if not getattr(source.found, "partial", False):
                     raise
-                prepare_sequence(target, source, str(error))
+                prepare_sequence(target, source, stage, str(error))
             return why_not_ready(target)
     except SequenceError as error:
         return str(error)
-
-
-def tidy_ready_ones(targets: Iterable[Target]) -> None:
-    """A run that is killed right after a sequence has become ready leaves its hidden folder."""
-    for target in targets:
-        if any(target.directory.glob(STAGING_PREFIX + "*")):
-            with one_run_at_a_time(target.directory):
-                remove_leftovers(target.directory)
 
 
 def ready_ones(targets: Iterable[Target]) -> Dict[str, Optional[float]]:
@@ -2153,8 +2128,9 @@ def run(args: argparse.Namespace) -> int:
     if args.check:
         return check_all(args, wanted)
     ready = ready_ones(wanted)
-    todo = [target for target in wanted if target.sequence.seq_id not in ready]
-    tidy_ready_ones(target for target in wanted if target.sequence.seq_id in ready)
+    already = len(ready)
+    todo = [target for target in wanted if target.sequence.seq_id not in ready
+            or any(target.directory.glob(STAGING_PREFIX + "*"))]  # of a run that was killed
     failures: Dict[str, str] = {}
     if todo:
         before_the_work(args, todo)
@@ -2165,27 +2141,17 @@ def run(args: argparse.Namespace) -> int:
             for reason in sorted(set(failures.values())):
                 seq_ids = [seq_id for seq_id, text in failures.items() if text == reason]
                 LOG.error("%s: %s", ", ".join(seq_ids), reason)
-    with one_run_at_a_time(output):  # whoever has the lock last sees what all runs made ready
+    with workplace(output) as stage:  # whoever has the lock last sees what all runs made ready
         ready = {**ready, **ready_ones(target for target in targets if target.sequence.seq_id not in ready)}
-        write_manifest(output, gt_requests(targets, ready, os.path.basename(args.benchmark), args.repo_id,
-                                           args.repo_subdir, args.nframes, args.stride))
+        write_json(stage / MANIFEST_NAME, gt_requests(
+            targets, ready, os.path.basename(args.benchmark), args.repo_id, args.repo_subdir, args.nframes,
+            args.stride))
+        put(stage / MANIFEST_NAME, output / MANIFEST_NAME)
     write_line("Done: %d ready (%d already were), %d failed" % (
-        len(wanted) - len(failures), len(wanted) - len(todo), len(failures)), sys.stdout)
-    after_the_work(wanted)
-    if args.demo:
-        quoted = '"{}"'.format if os.name == "nt" else shlex.quote
-        LOG.info("Look at: %s", wanted[0].directory / "frames" / "f00_ann.png")
-        LOG.info("By hand: python prepare_sot_dataset.py --benchmark %s --video-dir %s --output-dir %s",
-                 *map(quoted, (args.benchmark, args.video_dir, args.output_dir)))
+        len(wanted) - len(failures), already, len(failures)), sys.stdout)
+    after_the_work(args, wanted)
     unknown = set(args.sequences or []) - {target.sequence.seq_id for target in wanted}
     return 1 if failures or unknown else 0
-
-
-def write_manifest(output: Path, manifest: Mapping[str, Any]) -> None:
-    remove_leftovers(output)
-    with hidden_folder(output) as stage:
-        write_json(stage / MANIFEST_NAME, manifest)
-        put(stage / MANIFEST_NAME, output / MANIFEST_NAME)
 
 
 def place_for_videos(args: argparse.Namespace) -> Any:
@@ -2199,7 +2165,7 @@ def place_for_videos(args: argparse.Namespace) -> Any:
 def ffmpeg_of(args: argparse.Namespace) -> str:
     """The ffmpeg of this run, tried when it is first needed."""
     if args.ffmpeg is None:
-        with hidden_folder(Path(args.output_dir)) as output, \
+        with workplace(Path(args.output_dir)) as output, \
                 nullcontext(output) if args.video_dir else place_for_videos(args) as videos:
             args.ffmpeg = find_ffmpeg(Path(videos), output)
     return str(args.ffmpeg)
@@ -2211,8 +2177,7 @@ def counted(seq_ids: Sequence[str]) -> str:
 
 def before_the_work(args: argparse.Namespace, todo: Sequence[Target]) -> None:
     """Find out what would stop the work before anything is downloaded; say what the user should know."""
-    os.makedirs(args.output_dir, exist_ok=True)
-    with hidden_folder(Path(args.output_dir)):
+    with workplace(Path(args.output_dir)):
         pass  # it can be written to
     if any(kept_frames(target) is None for target in todo):
         ffmpeg_of(args)
@@ -2229,8 +2194,8 @@ def before_the_work(args: argparse.Namespace, todo: Sequence[Target]) -> None:
                     "--stride of less would stay inside", counted(past))
 
 
-def after_the_work(targets: Sequence[Target]) -> None:
-    """Warn of what the evaluator will stumble over."""
+def after_the_work(args: argparse.Namespace, targets: Sequence[Target]) -> None:
+    """Warn of what the evaluator will stumble over; say how to go on from a demo."""
     if re.match(r"[5-9]|\d\d", str(getattr(sys.modules.get("cv2"), "__version__", ""))):
         LOG.warning("OpenCV 5 draws the word %s in another font than OpenCV 4; if your evaluator has the "
                     "other one, delete each f00_ann.png and run again with that", LABEL_TEXT)
@@ -2244,6 +2209,11 @@ def after_the_work(targets: Sequence[Target]) -> None:
                     counted(other))
     if not given and any((target.directory / META_NAME).exists() for target in targets):
         LOG.info("No sequence has a gt.json, by which the evaluator's loader finds it: --gt-stub writes one")
+    if args.demo:
+        quoted = '"{}"'.format if os.name == "nt" else shlex.quote
+        LOG.info("Look at: %s", targets[0].directory / "frames" / "f00_ann.png")
+        LOG.info("By hand: python prepare_sot_dataset.py --benchmark %s --video-dir %s --output-dir %s",
+                 *map(quoted, (args.benchmark, args.video_dir, args.output_dir)))
 
 
 def on_signal(number: int, _: Any) -> None:

@@ -207,28 +207,24 @@ class Bench:
                     [[name, *time_cells(taken, times["ffmpeg, one call each"], len(groups)),
                       "%.0f MB" % peak if index == 0 else ""] for index, (name, taken) in enumerate(times.items())])
 
-    def nothing_to_do(self, counts: Sequence[int]) -> None:
-        ids, first, rows = ids_from(FIRST, 8), self.scratch / "first", []
+    def nothing_to_do(self, count: int) -> None:
+        ids, first, out = ids_from(FIRST, 8), self.scratch / "first", fresh(self.scratch / "ready")
         benchmark = write_benchmark(self.scratch / "first.jsonl", [record(ids)])
         output_of([sys.executable, *program_arguments(benchmark, self.video_dir, first)])
         no_videos = fresh(self.scratch / "no_videos")  # so that whatever is not ready fails
-        for count in counts:
-            records = [record(ids, str(number)) for number in range(1, count + 1)]
-            out = fresh(self.scratch / "ready")
-            for item in records:
-                copy_ready(first / record(ids)["seq_id"], out / item["seq_id"], item)
-            benchmark = write_benchmark(self.scratch / "ready.jsonl", records)
-            seen = watched(WATCHED, *program_arguments(benchmark, no_videos, out))
-            if seen["exit"]:
-                raise SystemExit("the copied sequences are not ready for the program")
-            command = [sys.executable, *program_arguments(benchmark, no_videos, out)]
-            times = [timed([command]) for _ in range(self.rounds)]
-            rows.append(["{:,}".format(count), *time_cells(times, times)[::2], "%.0f MB" % megabytes(seen["peak"]),
-                         ", ".join(seen["imported"]) or "none", str(seen["children"])])
-            shutil.rmtree(out)
+        records = [record(ids, str(number)) for number in range(1, count + 1)]
+        for item in records:
+            copy_ready(first / record(ids)["seq_id"], out / item["seq_id"], item)
+        arguments = program_arguments(write_benchmark(self.scratch / "ready.jsonl", records), no_videos, out)
+        seen = watched(WATCHED, *arguments)
+        if seen["exit"]:
+            raise SystemExit("the copied sequences are not ready for the program")
+        times = [timed([[sys.executable, *arguments]]) for _ in range(self.rounds)]
         print_table("Nothing to do (8 frames each; the images are hard links to the same ones)",
                     ("ready sequences", "seconds", "CPU s", "peak memory", "of cv2, huggingface_hub, PIL imported",
-                     "child processes"), rows)
+                     "child processes"),
+                    [[str(count), *time_cells(times, times)[::2], "%.0f MB" % megabytes(seen["peak"]),
+                      ", ".join(seen["imported"]) or "none", str(seen["children"])]])
 
 
 def copy_ready(prepared: Path, copy: Path, item: Dict[str, Any]) -> None:
@@ -259,7 +255,7 @@ def main() -> None:
         bench.one_sequence(8)
         bench.one_sequence(32)
         bench.many_sequences()
-        bench.nothing_to_do([200])
+        bench.nothing_to_do(200)
 
 
 if __name__ == "__main__":

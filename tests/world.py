@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 from unittest import mock
 
+import pyte
 import pytest
 
 import prepare_sot_dataset as program
@@ -342,26 +343,7 @@ def at_change(folder: Path, number: int, signal_number: int = getattr(signal, "S
 
 
 def screen(text: str, columns: int) -> List[str]:
-    """The lines that are left on an endless terminal of this width."""
-    lines: List[List[str]] = [[]]
-    row = column = 0
-    for sequence, char in re.findall(r"(\x1b\[[0-9;?]*[A-Za-z])|(.)", text, re.S):
-        if sequence:
-            count = int(re.sub(r"\D", "", sequence) or "1")
-            if sequence[-1] in "AB":
-                row = max(0, row + (count if sequence[-1] == "B" else -count))
-            elif sequence[-1] == "K":
-                del lines[row][column:]
-        elif char == "\r":
-            column = 0
-        elif char == "\n":
-            row += 1
-        else:
-            if column == columns:
-                row, column = row + 1, 0
-            lines += [[] for _ in range(row + 1 - len(lines))]
-            lines[row] += [" "] * (column + 1 - len(lines[row]))
-            lines[row][column] = char
-            column += 1
-        lines += [[] for _ in range(row + 1 - len(lines))]
-    return ["".join(line).rstrip() for line in lines]
+    """The lines that are left on a terminal of this width, long enough for all."""
+    display = pyte.Screen(columns, 300)
+    pyte.Stream(display).feed(text)
+    return [line.rstrip() for line in display.display]
