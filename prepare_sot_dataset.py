@@ -1868,56 +1868,50 @@ EXAMPLES = """examples:
 """
 
 
-SWITCH: Dict[str, Any] = {"action": "store_true"}
-PATH: Dict[str, Any] = {"metavar": "DIR", "type": path_name}
-OPTIONS: Tuple[Tuple[str, Dict[str, Any], str], ...] = (
-    ("what to prepare", {}, ""),
-    ("--benchmark", {**PATH, "metavar": "PATH"}, "benchmark file, JSON or JSON Lines; or "
-     "hf://datasets/OWNER/NAME/PATH (required, but for --demo)"),
-    ("--sequences", {"metavar": "ID", "nargs": "+", "action": "extend",
-                     "type": lambda text: text.replace("/", "__")},
-     "prepare these seq_ids only (default: all)"),
-    ("--demo", SWITCH, "prepare a small synthetic scene: no network, no token, no benchmark"),
-    ("which frames", {}, ""),
-    ("--nframes", {"metavar": "N", "type": whole_number(MAX_NFRAMES), "default": DEFAULT_NFRAMES},
-     "frames per sequence (default: %(default)s)"),
-    ("--stride", {"metavar": "N", "type": whole_number(MAX_FRAME_ID)}, "fixed distance in source frames "
-     "(default: the benchmark's own frame ids, else at most " + str(DEFAULT_STRIDE) + ")"),
-    ("where videos come from", {}, ""),
-    ("--video-dir", PATH, "a folder laid out like the repository, instead of the network"),
-    ("--stream", SWITCH, "fetch only the parts of each video that the frames need, and keep none"),
-    ("--hf-token", {"metavar": "TOKEN"}, "read access to the dataset (default: $HF_TOKEN, else your "
-     "`hf auth login`, else none)"),
-    ("--hf-cache-dir", PATH, "where downloaded videos are kept (default: the hub's own)"),
-    ("--repo-id", {"metavar": "ID", "type": repository_id, "default": DEFAULT_REPO_ID},
-     "dataset repository (default: %(default)s)"),
-    ("--repo-subdir", {"metavar": "DIR", "default": DEFAULT_REPO_SUBDIR},
-     "folder inside it (default: %(default)s)"),
-    ("--revision", {"metavar": "REV", "default": "main"},
-     "branch, tag or commit of it (default: %(default)s)"),
-    ("output", {}, ""),
-    ("--output-dir", PATH, "made if missing (required; default with --demo: " + DEMO_OUTPUT + ")"),
-    ("--gt-stub", SWITCH, "write gt.json with the initial box for the evaluator's loader"),
-    ("--contact-sheet", SWITCH, "write contact_sheet.jpg with all frames for the eye"),
-    ("other", {}, ""),
-    ("--check", SWITCH, "say what is ready, partly there or missing; write and download nothing"),
-    ("--quiet", SWITCH, "errors and the closing line only"),
-    ("--version", {"action": "version", "version": "%(prog)s " + __version__},
-     "show program's version number and exit"),
-    ("-h --help", {"action": "help"}, "show this help"),
-)
-
-
 def make_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="prepare_sot_dataset.py", description=__doc__, epilog=EXAMPLES, allow_abbrev=False,
                     add_help=False, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.set_defaults(ffmpeg=None)  # see ffmpeg_of
-    group: Any = parser
-    for names, settings, text in OPTIONS:
-        if names.startswith("-"):
-            group.add_argument(*names.split(), help=text, **settings)
-        else:
-            group = parser.add_argument_group(names)
+    add = parser.add_argument_group("what to prepare").add_argument
+    add("--benchmark", metavar="PATH", type=path_name, help="benchmark file, JSON or JSON Lines; or "
+        "hf://datasets/OWNER/NAME/PATH (required, but for --demo)")
+    add("--sequences", metavar="ID", nargs="+", action="extend", type=lambda text: text.replace("/", "__"),
+        help="prepare these seq_ids only (default: all)")
+    add("--demo", action="store_true",
+        help="prepare a small synthetic scene: no network, no token, no benchmark")
+    add = parser.add_argument_group("which frames").add_argument
+    add("--nframes", metavar="N", type=whole_number(MAX_NFRAMES), default=DEFAULT_NFRAMES,
+        help="frames per sequence (default: %(default)s)")
+    add("--stride", metavar="N", type=whole_number(MAX_FRAME_ID), help="fixed distance in source frames "
+        "(default: the benchmark's own frame ids, else at most " + str(DEFAULT_STRIDE) + ")")
+    add = parser.add_argument_group("where videos come from").add_argument
+    add("--video-dir", metavar="DIR", type=path_name,
+        help="a folder laid out like the repository, instead of the network")
+    add("--stream", action="store_true",
+        help="fetch only the parts of each video that the frames need, and keep none")
+    add("--hf-token", metavar="TOKEN", help="read access to the dataset (default: $HF_TOKEN, else your "
+        "`hf auth login`, else none)")
+    add("--hf-cache-dir", metavar="DIR", type=path_name,
+        help="where downloaded videos are kept (default: the hub's own)")
+    add("--repo-id", metavar="ID", type=repository_id, default=DEFAULT_REPO_ID,
+        help="dataset repository (default: %(default)s)")
+    add("--repo-subdir", metavar="DIR", default=DEFAULT_REPO_SUBDIR,
+        help="folder inside it (default: %(default)s)")
+    add("--revision", metavar="REV", default="main",
+        help="branch, tag or commit of it (default: %(default)s)")
+    add = parser.add_argument_group("output").add_argument
+    add("--output-dir", metavar="DIR", type=path_name,
+        help="made if missing (required; default with --demo: " + DEMO_OUTPUT + ")")
+    add("--gt-stub", action="store_true",
+        help="write gt.json with the initial box for the evaluator's loader")
+    add("--contact-sheet", action="store_true", help="write contact_sheet.jpg with all frames for the eye")
+    add = parser.add_argument_group("other").add_argument
+    add("--check", action="store_true",
+        help="say what is ready, partly there or missing; write and download nothing")
+    add("--quiet", action="store_true", help="errors and the closing line only")
+    add("--version", action="version", version="%(prog)s " + __version__,
+        help="show program's version number and exit")
+    add("-h", "--help", action="help", help="show this help")
     return parser
 
 
