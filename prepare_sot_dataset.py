@@ -1674,6 +1674,7 @@ def prepare_sequence(target: Target, source: VideoSource, stage: Path, whole: st
                              meta["image_size"])
     annotated, crop = stage / "frames/f00_ann.png", stage / "frames/crop.png"
     drawn, cut_out = draw(frames[0].read_bytes(), target.sequence.init_bbox)
+    draw.cache_clear()  # each picture is drawn on once
     annotated.write_bytes(drawn)
     if cut_out:
         crop.write_bytes(cut_out)
