@@ -151,13 +151,14 @@ def write_line(text: str, stream: TextIO, end: str = "\n") -> None:
     """
     safe = "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode()
                    for c in text) + end
-    bars = getattr(sys.modules.get("tqdm"), "tqdm", None)
     try:
-        with bars.external_write_mode(file=stream) if bars else nullcontext():
-            for at in range(0, max(1, len(safe)), PIPE_CHARACTERS):
-                if not has_room(stream):
-                    return  # a full pipe; the line is lost, the next one may find a reader
-                print(safe[at:at + PIPE_CHARACTERS], file=stream, end="", flush=True)
+        if PROGRESS.bar is not None:
+            PROGRESS.bar.clear()
+        for at in range(0, max(1, len(safe)), PIPE_CHARACTERS):
+            if not has_room(stream):
+                return  # a full pipe; the line is lost, the next one may find a reader
+            print(safe[at:at + PIPE_CHARACTERS], file=stream, end="", flush=True)
+        PROGRESS.tick()
     except (OSError, ValueError):
         with suppress(OSError, ValueError):  # else the interpreter tries to write it once more on its way out
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
