@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests import clips
@@ -32,7 +32,6 @@ DRAWING = ("cv2", "PIL")
 HEAVY = ("cv2", "numpy", "huggingface_hub", "httpx", "requests", "tqdm", "imageio_ffmpeg")
 
 
-
 class Wish(NamedTuple):
     """What a run is asked for."""
     nframes: int = 2
@@ -41,13 +40,14 @@ class Wish(NamedTuple):
     gt: bool = False
     sheet: bool = False
     draws: bool = True  # OpenCV or Pillow is there
+    objects: Tuple[int, ...] = (7,)  # of which each has a sequence
 
     @property
     def ids(self) -> List[int]:
         return [IDS[0] + at * (self.stride or IDS.step) for at in range(self.nframes)]
 
     def ask(self, world: World, *more: Any, **how: Any) -> Run:
-        world.records(clips.record(IDS, self.box))
+        world.records(*[clips.record(IDS, self.box, object_id=number) for number in self.objects])
         options = ["--nframes", self.nframes, *(["--stride", self.stride] if self.stride else []),
                    *["--gt-stub"] * self.gt, *["--contact-sheet"] * self.sheet, *more]
         return world.run(*options, **{"without": () if self.draws else DRAWING, **how})
@@ -66,6 +66,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Fresh:
             world = World(tmp_path_factory.mktemp("fresh"))
             world.video()
             assert wish.ask(world).code == 0
+            assert not wish.gt or json.loads((world.output / NAME / GT).read_text()) == stub(wish)
             made[wish] = world.output
         return made[wish]
     return folder_of
@@ -132,7 +133,7 @@ def harm(path: Path, kind: str) -> None:
 
 
 WISHES = st.builds(Wish, st.sampled_from([2, 4]), st.sampled_from([None, 5]),
-                   st.sampled_from([BOX, OTHER_BOX]), st.booleans(), st.booleans(), st.just(True))
+                   st.sampled_from([BOX, OTHER_BOX]), st.booleans(), st.booleans(), st.just(True), st.just((7,)))
 HARMS = st.one_of(
     st.tuples(st.sampled_from(DAMAGED), st.sampled_from(sorted(DAMAGES))),
     st.tuples(st.just(META), st.sampled_from(sorted(EDITED))),
@@ -142,8 +143,8 @@ STEPS = st.lists(st.tuples(st.lists(HARMS, max_size=3), WISHES), min_size=1, max
 
 def expected(wish: Wish, prepared: int, before: Path, fresh: Fresh) -> Dict[str, str]:
     """What a run makes of this output. `prepared`: as many frames, of which the wanted ones are the first."""
-    exact = tree(fresh(wish._replace(gt=True, sheet=True)))
-    want = tree(fresh(wish._replace(nframes=prepared, gt=True, sheet=True)))
+    whole = wish._replace(gt=True, sheet=True)
+    exact, want = tree(fresh(whole)), tree(fresh(whole._replace(nframes=prepared)))
     want.update({name: exact[name] for name in (MANIFEST, NAME + "/" + GT)})
     gt, sheet = before / NAME / GT, before / NAME / SHEET
     if gt.exists() and gt.read_text() == GIVEN:
@@ -155,78 +156,65 @@ def expected(wish: Wish, prepared: int, before: Path, fresh: Fresh) -> Dict[str,
     return want
 
 
-@settings(max_examples=20, suppress_health_check=list(HealthCheck))
+ALL_NEW = Wish(4, stride=5, box=OTHER_BOX)
+STUBS_AND_SHEETS = [Wish(gt=True), Wish(sheet=True), Wish(gt=True, sheet=True), Wish(), Wish(box=OTHER_BOX), Wish(4),
+                    Wish(), Wish(4), Wish(gt=True, box=OTHER_BOX), Wish(stride=5)]
+
+
+@settings(max_examples=16, suppress_health_check=list(HealthCheck))
 @given(WISHES, st.booleans(), STEPS)
+@example(Wish(), True, [([], wish) for wish in STUBS_AND_SHEETS])
+@example(Wish(4), True, [([], Wish(gt=True))])
+@example(Wish(), False, [([], Wish())])
+@example(Wish(103, stride=1), True, [([], ALL_NEW)])  # names of three digits
 def test_property_any_state_any_options(
         fresh: Fresh, tmp_path_factory: pytest.TempPathFactory, first: Wish, draws: bool,
         steps: Sequence[Tuple[List[Tuple[str, str]], Wish]]) -> None:
+    """Frames that can be kept need no video, and what is ready needs nothing at all."""
     world = World(tmp_path_factory.mktemp("any"))
     world.video()
-    sequence = lay(world, fresh(first._replace(draws=draws, sheet=first.sheet and draws)))
-    most = first.nframes
+    before, empty = world.folder / "before", world.folder / "empty"
+    empty.mkdir()
+    sequence = lay(world, fresh(first._replace(draws=draws, gt=True, sheet=draws)))
+    for name in [GT] * (not first.gt) + [SHEET] * (draws and not first.sheet):
+        (sequence / name).unlink()
+    most, harmed = first.nframes, False
     for harms, wish in steps:
         for name, kind in harms:
             harm(sequence / name, kind)
-        copy(world.output, world.folder / "before")
-        run, most = wish.ask(world), max(most, wish.nframes)
+        harmed = harmed or bool(harms)
+        kept = not harmed and world.meta(NAME)["frame_ids"][:wish.nframes] == wish.ids
+        copy(world.output, before)
+        left = stamps(world.output)
+        run, most = wish.ask(world, *["--video-dir", empty] * kept), max(most, wish.nframes)
         assert (run.code, run.errors) == (0, [])
+        changes = rewritten(left, stamps(world.output))
+        assert not kept or not run.children and not re.search(r"/f\d+\.png", " ".join(changes))
         prepared = world.meta(NAME)["nframes"]
         assert wish.nframes <= prepared <= most
+        made, want = dict(run.tree), expected(wish, prepared, before, fresh)
+        assert changes == [MANIFEST] or finished(tree(before)) != finished(want)
         # Later frames of a longer series may be broken still, and its contact sheet may show them or not.
         idle = [NAME + "/frames/f%02d.png" % at for at in range(wish.nframes, prepared)]
         idle += [NAME + "/" + SHEET] * bool(idle)
-        made, want = dict(run.tree), expected(wish, prepared, world.folder / "before", fresh)
         for name in idle:
             made.pop(name, None), want.pop(name, None)
         assert made == want
         left = stamps(world.output)
-        again = wish.ask(world)
+        again = wish.ask(world, "--video-dir", empty, env={"PATH": str(empty)}, without=HEAVY)
         assert (again.code, again.children, again.tree) == (0, (), run.tree)
         assert rewritten(left, stamps(world.output)) == [MANIFEST]
 
 
-# ---------------------------------------------------------------- ready, or with frames that can be kept
-
-ALL_NEW = Wish(4, stride=5, box=OTHER_BOX)
-NO_VIDEO: Dict[str, Tuple[Wish, Wish, bool]] = {  # what is there, what is wanted, and whether it is ready
-    "the same": (Wish(), Wish(), True),
-    "with extras": (Wish(gt=True, sheet=True), Wish(gt=True, sheet=True), True),
-    "extras no longer asked for": (Wish(gt=True, sheet=True), Wish(), True),
-    "fewer frames": (Wish(4), Wish(), True),
-    "drawn, and now nothing draws": (Wish(), Wish(draws=False), True),
-    "another box with extras": (Wish(gt=True, sheet=True), Wish(box=OTHER_BOX, gt=True, sheet=True), False),
-    "a stub": (Wish(), Wish(gt=True), False),
-    "a contact sheet": (Wish(), Wish(sheet=True), False),
-    "drawn later": (Wish(draws=False), Wish(), False),
-    "another box, and now nothing draws": (Wish(), Wish(box=OTHER_BOX, draws=False), False)}
-
-
-@pytest.mark.parametrize("case", NO_VIDEO)
-def test_kept_frames_need_no_video_and_ready_ones_nothing(world: World, fresh: Fresh, case: str) -> None:
-    first, wish, ready = NO_VIDEO[case]
-    for source in ("a folder without videos", "a hub that cannot be reached"):
-        lay(world, fresh(first))
-        before, contents = stamps(world.output), finished(tree(world.output))
-        without = {*(HEAVY if ready else ()), *(() if wish.draws else DRAWING)}
-        run = wish.ask(world, env={"PATH": str(world.videos)} if ready else {}, without=without)
-        assert (run.code, run.errors) == (0, []), source
-        assert bool(re.search(r"1 ready \(1 already", run.out)) == ready
-        assert finished(run.tree) == (contents if ready else finished(tree(fresh(wish))))
-        assert world.manifest()["requests"][0]["frame_ids"] == wish.ids
-        again = rewritten(before, stamps(world.output))
-        assert not [name for name in again if re.search(r"/f\d+\.png", name)]
-        assert not ready or (run.children, again) == ((), [MANIFEST])
-        world.defaults.pop("--video-dir", None)
-
-
-def test_more_than_a_hundred_frames(world: World, fresh: Fresh) -> None:
-    frames = lay(world, fresh(Wish(103, stride=1))) / "frames"
-    names = ["f%02d.png" % at for at in range(100)] + ["f100.png", "f101.png", "f102.png"]
-    assert sorted(os.listdir(str(frames))) == sorted([*names, "f00_ann.png", "crop.png"])
-    shown = [clips.read_png(frames / name) for name in ("f99.png", "f100.png", "f102.png")]
-    assert [clips.read_index(one.rgb, one.width, one.height) for one in shown] == [102, 103, 105]
-    world.video()
-    assert ALL_NEW.ask(world).tree == tree(fresh(ALL_NEW))
+def test_without_a_hub_and_what_draws(world: World, fresh: Fresh) -> None:
+    lay(world, fresh(Wish()))
+    del world.defaults["--video-dir"]
+    left = stamps(world.output)
+    assert Wish().ask(world, without={*HEAVY, *DRAWING}).code == 0
+    assert rewritten(left, stamps(world.output)) == [MANIFEST]
+    plain = Wish(box=OTHER_BOX, draws=False)
+    run = plain.ask(world)
+    assert (run.code, run.children, run.tree) == (0, (), tree(fresh(plain)))
 
 
 def test_pinned_revisions(world: World) -> None:
@@ -251,103 +239,50 @@ THEIRS: Dict[str, bytes] = {
     "another box": json.dumps({**stub(Wish()), "gt_bboxes": {"0": [1, 2, 3, 4]}}).encode(),
     "a key of theirs": json.dumps({**stub(Wish()), "by": "me"}).encode(),
     "nothing": b"", "half": b'{"label": "Wa', "a list": b"[1]", "no text": b"\xff\xfe\0"}
-FITTING = ("ground truth", "another box", "a key of theirs")  # for Wish()
-REDOS = {"nothing new": Wish(), "flags": Wish(gt=True, sheet=True), "another stride": Wish(stride=5),
-         "more frames": Wish(4, gt=True), "fewer frames": Wish(1, gt=True),
-         "another box": Wish(box=OTHER_BOX, gt=True)}
-MINE = ["notes.txt", ".mine", "my_results/scores.json", *(NAME + "/" + name for name in (
-    "notes.txt", ".mine", "masks/f00.png", "frames/f00_mine.png", "frames/frame1.png", "frames/f1.png",
-    "frames/crop_large.png", "frames/f00.txt"))]
+FITTING = 3  # of them, for Wish()
+SEVEN = Wish(objects=tuple(range(len(THEIRS))))
+REDOS = {"nothing new": SEVEN, "of another program": SEVEN, "flags": SEVEN._replace(gt=True, sheet=True),
+         "another stride": SEVEN._replace(stride=5), "more frames": SEVEN._replace(nframes=4, gt=True),
+         "fewer frames": SEVEN._replace(nframes=1, gt=True), "another box": SEVEN._replace(box=OTHER_BOX, gt=True)}
+MINE = ["notes.txt", ".mine", "masks/f00.png", "frames/f00_mine.png", "frames/frame1.png", "frames/f1.png",
+        "frames/crop_large.png", "frames/f00.txt"]
 
 
 @pytest.mark.parametrize("redo", REDOS)
 def test_what_is_theirs_survives(world: World, fresh: Fresh, redo: str) -> None:
     world.video()
-    for number, given_back in enumerate(THEIRS):
-        sequence = lay(world, fresh(Wish(gt=number % 2 == 0)))
-        (sequence / GT).write_bytes(THEIRS[given_back])
-        for name in MINE:
-            (world.output / name).parent.mkdir(exist_ok=True)
-            (world.output / name).write_text("mine", encoding="utf-8")
-        before = {name: stamp for name, stamp in stamps(world.output).items()
-                  if name in MINE or name.endswith(GT)}
-        assert len(before) == len(MINE) + 1
-        run = REDOS[redo].ask(world)
-        assert (run.code, run.errors) == (0, []), given_back
-        assert before.items() - stamps(world.output).items() == set()
-        assert (sequence / GT).read_bytes() == THEIRS[given_back]
-        fits = given_back in FITTING and REDOS[redo].ids == Wish().ids
-        assert len([line for line in run.err.splitlines() if GT in line]) == (0 if fits else 1), run.err
-
-
-STUBS: Dict[str, Tuple[Wish, Wish]] = {
-    "another stride": (Wish(gt=True), Wish(stride=5)), "another box": (Wish(gt=True), Wish(box=OTHER_BOX)),
-    "more frames": (Wish(gt=True), Wish(4)), "of more frames the first": (Wish(4, gt=True), Wish()),
-    "asked for again": (Wish(4, gt=True), Wish(gt=True, box=OTHER_BOX)),
-    "8 over 16": (Wish(16), Wish(8, gt=True))}
-
-
-@pytest.mark.parametrize("case", STUBS)
-def test_stub_never_lies_and_never_vanishes(world: World, fresh: Fresh, case: str) -> None:
-    first, wish = STUBS[case]
-    sequence, video = lay(world, fresh(first)), world.video()
-    for wanted in (wish, first._replace(box=wish.box, gt=False)):
-        assert wanted.ask(world).code == 0
-        assert json.loads((sequence / GT).read_text()) == stub(wanted)
-        if wish.ids == first.ids[:wish.nframes] and video.exists():
-            video.unlink()  # all of the first ones are still there
-
-
-def test_a_folder_of_another_program(world: World, fresh: Fresh) -> None:
-    sequence = lay(world, fresh(Wish()))
-    edit(sequence / META, "source", ABSENT)
-    (sequence / GT).write_text(GIVEN, encoding="utf-8")
-    failed = Wish().ask(world)
-    assert failed.code == 1
-    assert re.search(r"(?s)\b1 sequence.*another program.*gt\.json.*no such video", failed.err)
-    world.video()
-    assert Wish().ask(world).tree == {**tree(fresh(Wish())), NAME + "/" + GT: tree(sequence)[GT]}
-
-
-@pytest.mark.parametrize("place", [NAME, NAME + "/frames"])
-def test_link_in_place_of_a_folder_is_refused(world: World, fresh: Fresh, place: str) -> None:
-    world.video()
-    lay(world, fresh(Wish()))
-    elsewhere, link = world.folder / "elsewhere", world.output / place
-    link.rename(elsewhere)
-    link.symlink_to(elsewhere)
-    before = stamps(elsewhere), tree(elsewhere)
-    for wish in (Wish(), ALL_NEW):
-        run = wish.ask(world)
-        assert run.code in (1, 2) and len(run.errors) == 1 and re.search("symbolic link", run.errors[0]), run
-        assert (stamps(elsewhere), tree(elsewhere)) == before
-
-
-A_FRAME_GOES = """
-import os
-before = program.before_the_work
-def then_it_goes(args, todo):
-    before(args, todo)
-    os.remove({!r})
-program.before_the_work = then_it_goes
-"""
+    lay(world, fresh(SEVEN))
+    names = [clips.record(IDS, object_id=number)["seq_id"] for number in SEVEN.objects]
+    theirs = {name + "/" + GT: data for name, data in zip(names, THEIRS.values())}
+    theirs.update({name: b"mine" for name in ["notes.txt", ".mine", "my_results/scores.json"]})
+    theirs.update({name + "/" + mine: b"mine" for name in names for mine in MINE})
+    for name, data in theirs.items():
+        (world.output / name).parent.mkdir(exist_ok=True)
+        (world.output / name).write_bytes(data)
+    for name in names if redo == "of another program" else ():
+        edit(world.output / name / META, "source", ABSENT)
+    before = {name: stamp for name, stamp in stamps(world.output).items() if name in theirs}
+    run, wish = REDOS[redo].ask(world), REDOS[redo]
+    assert (run.code, run.errors) == (0, [])
+    assert before.items() - stamps(world.output).items() == set()
+    if wish == SEVEN:
+        want = tree(fresh(SEVEN))
+        assert {name: run.tree[name] for name in want} == want
+    unfit = names[FITTING:] if wish.ids == SEVEN.ids else names
+    told = ["WARNING: {} sequences, first {}: gt.json".format(len(unfit), unfit[0])]
+    if redo == "of another program":
+        told.insert(0, "WARNING: {} sequences, first {}: prepared by another program".format(len(names), names[0]))
+    assert re.findall("WARNING: .*?(?:gt.json|another program)", run.err) == told
 
 
 def test_frames_that_go_after_they_were_found_to_be_kept(world: World, fresh: Fresh) -> None:
     """Another run may have made the sequence anew meanwhile."""
     world.video()
-    lay(world, fresh(Wish()))
-    gone = A_FRAME_GOES.format(str(world.output / NAME / "frames" / "f01.png"))
-    run = Wish(box=OTHER_BOX).ask(world, fork=True, prologue=gone)
+    frame = lay(world, fresh(Wish())) / "frames" / "f01.png"
+    goes = "import os; first = program.before_the_work; program.before_the_work = lambda *given: ({}, {})".format(
+        "first(*given)", "os.remove({!r})".format(str(frame)))
+    run = Wish(box=OTHER_BOX).ask(world, fork=True, prologue=goes)
     assert (run.code, run.tree) == (0, tree(fresh(Wish(box=OTHER_BOX)))), run
-
-
-def test_the_output_folder_itself_may_be_a_link(world: World, fresh: Fresh) -> None:
-    world.video()
-    (world.folder / "elsewhere").mkdir()
-    world.output.symlink_to(world.folder / "elsewhere")
-    run = Wish().ask(world)
-    assert (run.code, run.tree) == (0, tree(fresh(Wish()))), run
 
 
 # ---------------------------------------------------------------- killed before every change of a file
@@ -356,44 +291,58 @@ CHANGES: Dict[str, Tuple[Optional[Wish], Wish]] = {  # what was there, if anythi
     "from nothing": (None, Wish(1, gt=True)),
     "all anew": (Wish(3, gt=True, sheet=True), Wish(stride=5, box=OTHER_BOX)),
     "frames kept": (Wish(1, gt=True), Wish(1, box=OTHER_BOX, gt=True))}
+COPIES = """
+import shutil
+class Copies(list):
+    def append(self, path):
+        super().append(path)
+        shutil.copytree(FOLDER, {!r} + str(len(self)))
+changes = Copies()
+"""
 
 
 @pytest.mark.parametrize("case", CHANGES)
 def test_killed_before_every_change_of_a_file(world: World, fresh: Fresh, case: str) -> None:
+    """What a kill leaves is what lies there at that moment: a copy."""
     first, wish = CHANGES[case]
-    start = world.folder / "start"
     world.video()
-    copy(fresh(first), start) if first else (start / NAME).mkdir(parents=True)
-    (start / NAME / "mine.txt").write_text("mine", encoding="utf-8")
-    before = finished(tree(start))
+    lay(world, fresh(first)) if first else (world.output / NAME).mkdir(parents=True)
+    (world.output / NAME / "mine.txt").write_text("mine", encoding="utf-8")
+    before = finished(tree(world.output))
     kept = Wish(gt=NAME + "/" + GT in before, sheet=NAME + "/" + SHEET in before)
     after = {**tree(fresh(wish._replace(gt=wish.gt or kept.gt, sheet=wish.sheet or kept.sheet))),
              **{name: before[name] for name in (NAME, NAME + "/mine.txt")}}
-    phases, code = "", -1
-    while code:
-        lay(world, start)
-        run = wish.ask(world, fork=True, prologue=at_change(world.output, len(phases) + 1))
-        code, found = run.code, finished(run.tree)
-        assert code in (0, -9), run
+    killed = str(world.folder / "killed")
+    run = wish.ask(world, fork=True, prologue=at_change(world.output, 0) + COPIES.format(killed))
+    assert (run.code, run.tree) == (0, after)
+    phases, seen = "", []
+    for number in range(int(run.out.split()[-1]), 0, -1):
+        state = Path(killed + str(number))
+        there = tree(state)
+        found = finished(there)
         # What has its final name is whole, and the metadata vouches for all of one state or the other.
         assert not [name for name in found if found[name] not in (before.get(name), after.get(name))]
         phase = "n" if found == finished(after) else "o" if first and found == before else "x"
         assert phase != "x" or NAME + "/" + META not in found
-        phases += phase
-        for asked, folder, theirs, want in ((first, "old", "o", before), (wish, "new", "n", after)):
+        phases = phase + phases
+        # Of what lies in a hidden folder nothing is read: with more in it, it stands for the same with less.
+        hidden = {(folder, "/" in inside) for folder, _, inside in (name.partition(".") for name in strays(there))}
+        if (found, hidden) in seen:
+            continue
+        seen.append((found, hidden))
+        for asked, theirs, want in ((first, "o", before), (wish, "n", after)):
             if asked:
-                copy(world.output, world.folder / folder)
-                left = finished(stamps(world.folder / folder))
-                again = asked.ask(world, "--output-dir", world.folder / folder)
+                copy(state, world.output)
+                left = finished(stamps(world.output))
+                again = asked.ask(world)
                 assert (again.code, strays(again.tree)) == (0, []), phases
                 assert finished(again.tree) == finished(want), phases
                 assert asked == first or again.tree == want
-                assert phase != theirs or finished(stamps(world.folder / folder)) == left
-    assert re.fullmatch("o{5,}x{3,}n{2,}" if first else "x{8,}n{2,}", phases), phases
+                assert phase != theirs or finished(stamps(world.output)) == left
+    assert re.fullmatch("o{5,}x{3,}n+" if first else "x{8,}n+", phases), phases
 
 
 # ---------------------------------------------------------------- redone in vain
-
 
 def stand_in(world: World, script: str) -> Dict[str, Optional[str]]:
     """An environment where a script is called for $real, the ffmpeg; $call counts its calls."""
@@ -417,48 +366,27 @@ def alive(process: Path) -> bool:
     return False
 
 
-def spoil(video: Path) -> None:
-    data = video.read_bytes()
-    start, end = len(data) // 16, len(data) // 4
-    video.write_bytes(data[:start] + bytes(end - start) + data[end:])
-
-
-class Failure(NamedTuple):
-    words: str
-    code: int = 1
-    wish: Wish = ALL_NEW
-    harm: Callable[[Path], Any] = Path.exists  # to the video
-    script: str = ""  # in ffmpeg's place
-    prologue: str = "pass"
-
-
-NO_ROOM = "disk is full|too large"
-SMALL_FILES = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))"
-FAILURES: Dict[str, Failure] = {
-    "missing video": Failure("no such video", harm=Path.unlink),
-    "damaged video": Failure("decode", harm=spoil),
-    "cut video": Failure("moov|cut|decode", harm=lambda video: video.write_bytes(video.read_bytes()[:-3000])),
-    "short video": Failure("120 frames", wish=Wish(3, stride=100)),
-    "ffmpeg fails": Failure("bad luck", script='[ $call -lt 3 ] || { echo "[error] bad luck" >&2; exit 1; }'),
-    "ffmpeg is killed": Failure("ffmpeg", script="[ $call -lt 3 ] || kill -9 $$"),
+FAILURES = {  # what is said, and a script in ffmpeg's place
+    "missing video": ("no such video", ""),
+    "ffmpeg fails": ("bad luck", '[ $call -lt 3 ] || { echo "[error] bad luck" >&2; exit 1; }'),
+    "ffmpeg is killed": ("ffmpeg", "[ $call -lt 3 ] || kill -9 $$"),
     # As ffmpeg 4.2.2 ends on a full disk.
-    "an empty picture": Failure(
-        "ffmpeg|whole|f01", script='"$real" "$@"; code=$?; [ ! -f f01.png ] || : > f01.png; exit $code'),
-    "no room for a frame": Failure(NO_ROOM, 2, prologue=SMALL_FILES),
-    "no room for the overlay": Failure(NO_ROOM, 2, Wish(3, box=OTHER_BOX), prologue=SMALL_FILES)}
+    "an empty picture": ("ffmpeg|whole|f01", '"$real" "$@"; code=$?; [ ! -f f01.png ] || : > f01.png; exit $code')}
 
 
 @pytest.mark.parametrize("case", FAILURES)
 def test_a_redo_that_fails_leaves_the_old_sequence(world: World, fresh: Fresh, case: str) -> None:
-    failure, first = FAILURES[case], Wish(3, gt=True, sheet=True)
-    sequence = lay(world, fresh(first))
-    failure.harm(world.video())
+    words, script = FAILURES[case]
+    first, sequence, video = Wish(3, gt=True, sheet=True), world.output / NAME, world.video()
+    lay(world, fresh(first))
+    if case == "missing video":
+        video.unlink()
     before = stamps(sequence), tree(sequence)
-    run = failure.wish.ask(world, env=stand_in(world, failure.script), fork=True, prologue=failure.prologue)
-    assert (run.code, len(run.errors)) == (failure.code, 1), run
-    assert re.search(failure.words, run.errors[0]) and NAME in run.errors[0]
+    run = ALL_NEW.ask(world, env=stand_in(world, script))
+    assert (run.code, len(run.errors)) == (1, 1), run
+    assert re.search(words, run.errors[0]) and NAME in run.errors[0]
     assert (stamps(sequence), tree(sequence)) == before and not strays(run.tree)
-    assert failure.code == 2 or world.manifest()["missing"] == [NAME]
+    assert world.manifest()["missing"] == [NAME]
     again = first.ask(world)
     assert (again.code, again.children) == (0, ()) and world.manifest()["missing"] == []
 
@@ -481,33 +409,50 @@ def disk(world: World) -> Iterator[Callable[[str], None]]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-@pytest.mark.parametrize("first", [None, Wish()], ids=["from nothing", "redo"])
-def test_full_disk(world: World, fresh: Fresh, ffmpeg: str, disk: Callable[[str], None],
-                   first: Optional[Wish]) -> None:
+LARGEST = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({0}, {0}))"
+
+
+@pytest.mark.parametrize("first", [None, Wish(), ALL_NEW._replace(box=BOX)],
+                         ids=["from nothing", "redo", "frames kept"])
+def test_no_room(world: World, fresh: Fresh, ffmpeg: str, disk: Callable[[str], None],
+                 first: Optional[Wish]) -> None:
     world.video()
-    disk("size=64m")
-    new = sum(-(-path.stat().st_size // 4096) * 4096 for path in fresh(ALL_NEW).rglob("*") if path.is_file())
-    for part in (0, 0.3, 0.7, -1):  # of the room that is needed; -1: read-only
-        world.output.mkdir(exist_ok=True)
+    old, new = tree(fresh(first)) if first else {}, fresh(ALL_NEW)
+    sizes = [(new / name).stat().st_size for name, what in tree(new).items() if what not in (old.get(name), "folder")]
+    needed = sum(-(-size // 4096) * 4096 for size in sizes)
+    # As much of the size of the largest file, which needs no disk of its own; or of the room that is needed.
+    for size, room in ((0.2, None), (0.999, None), (2, 0), (2, 0.25), (2, 0.5), (2, 0.75)):
+        if room is not None:
+            disk("size=64m")
+        world.output.mkdir(parents=True, exist_ok=True)
         if first:
             lay(world, fresh(first))
-        before, state = finished(tree(world.output)), os.statvfs(str(world.output))
+        before, state = tree(world.output), os.statvfs(str(world.output))
         used = (state.f_blocks - state.f_bfree) * state.f_frsize
-        disk("ro" if part < 0 else "size={:.0f}".format(used + max(part * new, 1)))
-        run = ALL_NEW.ask(world)
-        assert (run.code, len(run.errors)) == (2, 1), run
-        assert str(world.output) in run.errors[0], part
-        assert re.search("disk is full|No space|Read-only", run.errors[0])
-        assert finished(run.tree) == before and not strays(run.tree)
-        disk("rw,size=64m")
-        assert not first or first.ask(world).children == ()
+        if room is not None:
+            disk("size={:.0f}".format(used + max(room * needed, 1)))
+        run = ALL_NEW.ask(world, fork=True, prologue=LARGEST.format(int(size * max(sizes))))
+        assert (run.code, len(run.errors), run.tree) == (2, 1, before), run
+        assert str(world.output) in run.errors[0] and re.search("disk is full|No space|too large", run.errors[0])
+        assert not first or first.ask(world, "--check").code == 0
+    disk("size=64m")
     assert ALL_NEW.ask(world).tree == tree(fresh(ALL_NEW))
 
 
+def test_no_video_is_fetched_for_a_folder_that_cannot_be_written(world: World, disk: Callable[[str], None]) -> None:
+    del world.defaults["--video-dir"]  # no hub answers, and whoever asks it says so
+    if os.geteuid() == 0:  # whom permission bits do not bind
+        disk("size=1m")
+        world.output.mkdir()
+        disk("ro")
+    else:
+        world.output.mkdir(mode=0o555)
+    run = Wish().ask(world, fork=True, constants={"RETRY_WAIT_SECONDS": (0,)})
+    assert run.code == 2 and str(world.output) in run.errors[0], run
+    assert not re.search("connect|retry", run.err)
+
+
 # ---------------------------------------------------------------- ended while ffmpeg works, or at any moment
-
-CALLS = 3  # of ffmpeg, for one sequence
-
 
 def until(condition: Callable[[], Any]) -> None:
     end = time.monotonic() + PATIENCE
@@ -520,17 +465,16 @@ def until(condition: Callable[[], Any]) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_while_ffmpeg_works(world: World, fresh: Fresh, number: int, whom: str) -> None:
     world.video()
-    for call in range(1, CALLS + 1):
-        shutil.rmtree(str(world.output), ignore_errors=True)
+    for call in (1, 2, 3):
         script = "[ $call -ne {} ] || {{ sleep {}; kill -{:d} {}; exec sleep 600; }}"
-        env = stand_in(world, script.format(call, 0 if call == 2 else 0.2, number, whom))
+        env = stand_in(world, script.format(call, 0.2, number, whom))
         run = Wish().ask(world, env=env, fork=True, prologue="import os; os.setsid()")
         assert run.code == 128 + number, run
         assert len(run.err.splitlines()) == 1 and re.search("same command", run.err)
         assert len(stand_ins(world)) == call and not strays(run.tree)
         until(lambda: not any(map(alive, stand_ins(world))))  # what is killed takes a moment
-        done = Wish().ask(world)
-        assert done.tree == tree(fresh(Wish())) and len(done.children) == CALLS
+    done = Wish().ask(world)
+    assert done.tree == tree(fresh(Wish())) and len(done.children) == call
 
 
 def test_an_orphan_of_a_killed_run_harms_nobody(world: World, fresh: Fresh) -> None:
@@ -543,37 +487,37 @@ def test_an_orphan_of_a_killed_run_harms_nobody(world: World, fresh: Fresh) -> N
     assert tree(world.output) == tree(fresh(ALL_NEW))
 
 
-FOUR = [clips.record(range(start, start + 60, 5), camera=camera, object_id=start)
-        for start, camera in ((0, "Camera_11"), (4, "Camera_12"), (8, "Camera_11"), (12, "Camera_12"))]
-NAMES = [record["seq_id"] for record in FOUR]
+THREE = [clips.record(range(start, start + 60, 5), camera=camera, object_id=start)
+         for start, camera in ((0, "Camera_11"), (4, "Camera_12"), (8, "Camera_11"))]
+NAMES = [record["seq_id"] for record in THREE]
 
 
-def with_four(world: World) -> World:
-    world.records(*FOUR)
+def with_three(world: World) -> World:
+    world.records(*THREE)
     world.video()
     world.video("png_turned", camera="Camera_12")
     return world
 
 
-Four = Tuple[Path, float]
+Three = Tuple[Path, float]
 
 
 @pytest.fixture(scope="module")
-def four(tmp_path_factory: pytest.TempPathFactory) -> Four:
+def three(tmp_path_factory: pytest.TempPathFactory) -> Three:
     """The output of a run that nothing disturbed, and its seconds."""
-    world = with_four(World(tmp_path_factory.mktemp("four")))
+    world = with_three(World(tmp_path_factory.mktemp("three")))
     begun = time.monotonic()
     assert world.run("--nframes", 3, fork=True).code == 0
     return world.output, time.monotonic() - begun
 
 
 @pytest.mark.parametrize("number", range(KILLS))
-def test_random_kills(world: World, four: Four, number: int) -> None:
-    with_four(world)
-    dice, want = random.Random(number), tree(four[0])
+def test_random_kills(world: World, three: Three, number: int) -> None:
+    with_three(world)
+    dice, want = random.Random(number), tree(three[0])
     for _ in range(1 + number % 3):
         killer = "import os, threading; threading.Timer({}, os.kill, (os.getpid(), 9)).start()"
-        run = world.run("--nframes", 3, fork=True, prologue=killer.format(dice.uniform(0, 1.1 * four[1])))
+        run = world.run("--nframes", 3, fork=True, prologue=killer.format(dice.uniform(0, 1.1 * three[1])))
         assert run.code in (0, -9)
         assert finished(run.tree).items() <= want.items()
         ready = tuple(name for name in NAMES if name + "/" + META in run.tree)
@@ -593,11 +537,13 @@ def ended(running: "subprocess.Popen[str]") -> Tuple[int, List[str]]:
 
 
 @pytest.mark.parametrize("parts", PARTS)
-def test_runs_started_together(world: World, four: Four, parts: str) -> None:
-    with_four(world)
+def test_runs_started_together(world: World, three: Three, parts: str) -> None:
+    with_three(world)
+    (world.folder / "elsewhere").mkdir()
+    world.output.symlink_to(world.folder / "elsewhere")  # the output folder itself may be a link
     together = [world.start("--nframes", 3, "--sequences", *names) for names in PARTS[parts]]
     assert [ended(one) for one in together] == [(0, [])] * len(together)
-    assert tree(world.output) == tree(four[0]) and world.manifest()["missing"] == []
+    assert tree(world.output) == tree(three[0]) and world.manifest()["missing"] == []
 
 
 def paused(running: "subprocess.Popen[str]") -> "subprocess.Popen[str]":
@@ -605,41 +551,30 @@ def paused(running: "subprocess.Popen[str]") -> "subprocess.Popen[str]":
     return running
 
 
-# The first run pauses before it makes the sequence's folder, or where it has that or the manifest to itself.
-@pytest.mark.parametrize("waits, name", [(False, ""), (True, ""), (True, "f01.png"), (True, META),
-                                         (True, MANIFEST)])
-def test_a_run_waits_for_one_that_is_at_work(world: World, four: Four, waits: bool, name: str) -> None:
-    folder = with_four(world).output / ("" if name == MANIFEST else NAMES[0])
-    told = world.folder / "told"
-    (folder if waits else world.output).mkdir(parents=True)
-    first = paused(world.start("--nframes", 3, "--sequences", *NAMES[:2],
-                               prologue=at_change(folder, 1, signal.SIGSTOP, name)))
-    with told.open("w") as file, world.start("--nframes", 3, stderr=file) as second:
+# The first run pauses before it makes the sequence's folder, or where it has that or the manifest to itself. One
+# that fails, for want of a video, removes the folder that it made for nothing, on which the second one waits.
+@pytest.mark.parametrize("waits, fails, change, name", [
+    (False, False, 1, ""), (True, False, 1, ""), (True, False, 1, "f01.png"), (True, False, 1, META),
+    (True, False, 1, MANIFEST), (True, True, 3, "")])
+def test_a_run_waits_for_one_that_is_at_work(
+        world: World, three: Three, waits: bool, fails: bool, change: int, name: str) -> None:
+    folder = with_three(world).output / ("" if name == MANIFEST else NAMES[0])
+    told, empty = world.folder / "told", world.folder / "empty"
+    for made in (empty, folder if waits and not fails else world.output):
+        made.mkdir(parents=True)
+    first = paused(world.start("--nframes", 3, "--sequences", *NAMES[:2], *["--video-dir", empty] * fails,
+                               prologue=at_change(folder, change, signal.SIGSTOP, name)))
+    # It pauses too, where it begins, so that one that fails has come to its end by then.
+    pause = at_change(folder, 1, signal.SIGSTOP) if fails else ""
+    with told.open("w") as file, world.start("--nframes", 3, stderr=file, prologue=pause) as second:
         until(lambda: waits and WAITING in told.read_text() or second.poll() is not None)
         before = stamps(world.output)
         os.kill(first.pid, signal.SIGCONT)
-        assert ended(first) == (0, [])
+        code, errors = ended(first)
+        assert (code, bool(errors)) == (fails, fails), errors
+        if fails:
+            os.kill(paused(second).pid, signal.SIGCONT)
         assert second.wait(PATIENCE) == 0 and not re.search("(?m)^(ERROR|Traceback)", told.read_text())
     assert (WAITING in told.read_text()) == waits
     assert waits or rewritten(before, stamps(world.output)) == [MANIFEST]
-    assert tree(world.output) == tree(four[0])
-
-
-def test_a_run_that_fails_takes_nothing_from_one_that_waits(world: World, four: Four) -> None:
-    """The first has no video, and removes the folder that it made for nothing; the second waits for it."""
-    with_four(world)
-    asked = ("--nframes", 3, "--sequences", NAMES[0])
-    folder, told = world.output / NAMES[0], world.folder / "told"
-    (world.folder / "empty").mkdir()
-    first = paused(world.start(*asked, "--video-dir", world.folder / "empty",
-                               prologue=at_change(folder, 3, signal.SIGSTOP)))
-    with told.open("w") as file:
-        # It pauses too, where it begins, so that the first one has come to its end by then.
-        second = world.start(*asked, stderr=file, prologue=at_change(folder, 1, signal.SIGSTOP))
-    until(lambda: WAITING in told.read_text() or second.poll() is not None)
-    os.kill(first.pid, signal.SIGCONT)
-    assert ended(first)[0] == 1
-    os.kill(paused(second).pid, signal.SIGCONT)
-    second.communicate(timeout=PATIENCE)
-    assert (second.returncode, re.findall("ERROR.*", told.read_text())) == (0, [])
-    assert tree(folder) == tree(four[0] / NAMES[0])
+    assert tree(world.output) == tree(three[0])
