@@ -85,7 +85,8 @@ STREAM_SHARE = 0.5  # a video of which more than this share is wanted is downloa
 STREAM_GAP_BYTES = 1 << 18  # parts that lie closer together are fetched as one
 STREAM_PART_BYTES = 1 << 23  # of one request
 PIPE_SECONDS, PIPE_CHARACTERS = 0.2, 512  # to wait for a reader; what a pipe that is not full takes at once
-BAR_SECONDS, LINE_SECONDS = 0.3, 30.0  # between signs of life on a terminal, or elsewhere
+F_SETPIPE_SZ, PIPE_BYTES = 1031, 1 << 20  # (linux/fcntl.h; Python has the name from 3.10 on)
+BAR_SECONDS, LINE_SECONDS = 0.1, 30.0  # between signs of life on a terminal, or elsewhere
 STREAM_SLACK_SECONDS = 0.3  # ffmpeg seeks up to 3/23 s before the asked time (fftools/ffmpeg_demux.c)
 STREAM_SLACK_PACKETS = 64  # a decoder with many threads reads on before it shows a frame
 NO_PICTURE_BYTES = 9  # a smaller packet of H.264 or H.265 holds no slice of a picture, only a delimiter
@@ -1041,6 +1042,9 @@ def run_ffmpeg(program: str, *arguments: str, cwd: Optional[Path] = None, patien
         with subprocess.Popen([program, "-nostdin", "-hide_banner", "-nostats", *arguments], env=environment,
                               cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                               stderr=subprocess.PIPE) as child:
+            with suppress(ImportError, OSError):  # on Linux, so that a listing waits for nobody
+                import fcntl
+                fcntl.fcntl(child.stdout or 1, F_SETPIPE_SZ, PIPE_BYTES)
             try:
                 output, log = communicate(child, patience or HANGING_SECONDS, meanwhile)
             except BaseException:
@@ -1084,7 +1088,7 @@ def open_video(ffmpeg: str, file: Path, name: str, revision: Optional[str], part
     no_parser = ["-fflags", "+noparse+nofillin"] if partial else []  # it looks at bytes that are not there
     code, output, log = run_ffmpeg(
         ffmpeg, "-loglevel", "repeat+level+info", "-copyts", *no_parser, *input_arguments(file),
-        "-map", "0:V:0", "-c", "copy", "-copyinkf", "-f", "framecrc", "-")
+        "-map", "0:V:0", "-c", "copy", "-copyinkf", "-f", "framecrc", "-", meanwhile=can_draw)
     listing = output.decode("ascii", "replace")
     rows = re.findall(r"^0, *(-?\w+), *(-?\w+), *-?\w+, *(\d+), *0x\w+(?:, *F=0x(\w+))?", listing, re.M)
     timed = [(Packet(int(dts), int(pts), int(size), int(flags or "1", 16) & 1 > 0), int(flags or "1", 16))
