@@ -86,7 +86,7 @@ STREAM_GAP_BYTES = 1 << 18  # parts that lie closer together are fetched as one
 STREAM_PART_BYTES = 1 << 23  # of one request
 PIPE_SECONDS, PIPE_CHARACTERS = 0.2, 512  # to wait for a reader; what a pipe that is not full takes at once
 F_SETPIPE_SZ, PIPE_BYTES = 1031, 1 << 20  # (linux/fcntl.h; Python has the name from 3.10 on)
-BAR_SECONDS, LINE_SECONDS = 0.1, 30.0  # between signs of life on a terminal, or elsewhere
+BAR_SECONDS, LINE_SECONDS = 0.3, 30.0  # between signs of life on a terminal, or elsewhere
 STREAM_SLACK_SECONDS = 0.3  # ffmpeg seeks up to 3/23 s before the asked time (fftools/ffmpeg_demux.c)
 STREAM_SLACK_PACKETS = 64  # a decoder with many threads reads on before it shows a frame
 NO_PICTURE_BYTES = 9  # a smaller packet of H.264 or H.265 holds no slice of a picture, only a delimiter
@@ -1030,7 +1030,7 @@ def find_ffmpeg(videos: Path, output: Path) -> str:
 
 
 def run_ffmpeg(program: str, *arguments: str, cwd: Optional[Path] = None, patience: Optional[float] = None,
-               meanwhile: Callable[[], Any] = nullcontext) -> Tuple[int, bytes, List[str]]:
+               meanwhile: Callable[[], Any] = lambda: None) -> Tuple[int, bytes, List[str]]:
     """Run it, the only way that a child starts: (exit code, standard output, lines of its log).
 
     :raises SequenceError: when it does not end.
@@ -1194,10 +1194,8 @@ def last_at(rising: Sequence[int], limit: int) -> int:
 tell_once = functools.lru_cache(maxsize=None)(LOG.warning)
 
 
-def extract_frames(video: Video, frame_ids: Sequence[int], stage: Path, meanwhile: Callable[[], Any]) -> None:
+def extract_frames(video: Video, frame_ids: Sequence[int], stage: Path) -> None:
     """Write frames/f00.png, f01.png, ..., each proven to be the frame that a full decode has under its id.
-
-    `meanwhile` is called now and then.
 
     :raises SequenceError: when the video cannot be decoded, or has fewer frames.
     :raises NeedsWholeVideo: when part of the video is not enough to be sure.
@@ -1206,7 +1204,7 @@ def extract_frames(video: Video, frame_ids: Sequence[int], stage: Path, meanwhil
     told: Set[str] = set()
     for group in seek_groups(frame_ids, video.key_frame_ids) if video.regular else ():
         entry = seek_arguments(video, group[0])
-        frames, sizes, words = decode(video, group, start, stage, meanwhile, entry)
+        frames, sizes, words = decode(video, group, start, stage, entry)
         if (not all("SEI" in text for text in words) or sizes != {video.size}
                 or not proven_by_time(frames, video.pts, group, not entry)):
             break  # this stream cannot be entered in the middle, or its index does not tell the truth
@@ -1216,7 +1214,7 @@ def extract_frames(video: Video, frame_ids: Sequence[int], stage: Path, meanwhil
         raise NeedsWholeVideo("frame %d cannot be proven from a part of it" % frame_ids[start])
     for at in range(start, len(frame_ids), MAX_FRAMES_PER_CALL):
         group = list(frame_ids[at:at + MAX_FRAMES_PER_CALL])
-        frames, sizes, words = decode(video, group, at, stage, meanwhile)
+        frames, sizes, words = decode(video, group, at, stage)
         if len(sizes) > 1:
             raise SequenceError(SIZE_CHANGES % video.name)
         damage = [text for text in words if DAMAGE.search(text)]
@@ -1252,7 +1250,7 @@ def any_of(terms: List[str]) -> str:
     return terms[0]
 
 
-def decode(video: Video, frame_ids: Sequence[int], start: int, stage: Path, meanwhile: Callable[[], Any],
+def decode(video: Video, frame_ids: Sequence[int], start: int, stage: Path,
            entry: Optional[Sequence[str]] = None) -> Tuple[List[DecodedFrame], Set[str], List[str]]:
     """Have ffmpeg write frames, from number `start` on: (all decoded up to the last of them, sizes, errors).
 
@@ -1271,7 +1269,7 @@ def decode(video: Video, frame_ids: Sequence[int], start: int, stage: Path, mean
         "select='print(n,16)*0+print(pts,16)*0+print(key,16)*0+" + wanted + "',settb=1,setpts=N",
         *video.passthrough, "-frames:v", str(len(frame_ids)), "-c:v", "png", "-compression_level", "1",
         "-pred", "up", "-pix_fmt", "rgb24", "-start_number", str(start), "-y", "f%02d.png",
-        cwd=stage / "frames", meanwhile=meanwhile)
+        cwd=stage / "frames")
     printed = [(at, found) for at, found in enumerate(map(DECODED_LINE.fullmatch, log)) if found]
     values = [int(found.group(1)) for _, found in printed]
     frames = [DecodedFrame(n, pts, key > 0) for n, pts, key in zip(values[::3], values[1::3], values[2::3])]
@@ -1357,17 +1355,10 @@ def crop_edges(bbox: Box, width: int, height: int) -> Tuple[int, int, int, int]:
     return left, top, max(right, left + 1), max(bottom, top + 1)
 
 
-@functools.lru_cache(maxsize=1)
 def draw(png: bytes, bbox: Box) -> Tuple[bytes, Optional[bytes]]:
     """(f00_ann.png, crop.png) for f00.png; without a drawing library a plain copy, and no crop."""
     drawer = next(filter(can_draw, (draw_with_opencv, draw_with_pillow)), None)
     return drawer(png, bbox) if drawer else (png, None)
-
-
-def draw_ahead(frame: Path, bbox: Box) -> None:
-    """While ffmpeg makes the other frames; `draw` remembers what it made of the same picture."""
-    if can_draw() and png_size(frame):
-        draw(frame.read_bytes(), bbox)
 
 
 @functools.lru_cache(maxsize=None)
@@ -1667,8 +1658,7 @@ def prepare_sequence(target: Target, source: VideoSource, stage: Path, whole: st
         if target.frame_ids[-1] >= len(video.pts):
             raise SequenceError(too_short(target, len(video.pts)))
         frames = frame_paths(stage, count)
-        ahead = functools.partial(draw_ahead, frames[0], target.sequence.init_bbox)
-        extract_frames(video, target.frame_ids, stage, ahead)
+        extract_frames(video, target.frame_ids, stage)
         sizes = [png_size(frame) for frame in frames]
         if sizes != sizes[:1] * count:
             raise SequenceError(SIZE_CHANGES % video.name)
@@ -1679,7 +1669,6 @@ def prepare_sequence(target: Target, source: VideoSource, stage: Path, whole: st
                              meta["image_size"])
     annotated, crop = stage / "frames/f00_ann.png", stage / "frames/crop.png"
     drawn, cut_out = draw(frames[0].read_bytes(), target.sequence.init_bbox)
-    draw.cache_clear()  # each picture is drawn on once
     annotated.write_bytes(drawn)
     if cut_out:
         crop.write_bytes(cut_out)
