@@ -1046,7 +1046,8 @@ def run_ffmpeg(program: str, *arguments: str, cwd: Optional[Path] = None, patien
                 import fcntl
                 fcntl.fcntl(child.stdout or 1, F_SETPIPE_SZ, PIPE_BYTES)
             try:
-                output, log = communicate(child, patience or HANGING_SECONDS, meanwhile)
+                meanwhile()
+                output, log = communicate(child, patience or HANGING_SECONDS)
             except BaseException:
                 child.kill()
                 raise
@@ -1058,12 +1059,10 @@ def run_ffmpeg(program: str, *arguments: str, cwd: Optional[Path] = None, patien
     return child.returncode, output, log.decode("utf-8", "replace").splitlines()
 
 
-def communicate(child: "subprocess.Popen[bytes]", patience: float,
-                meanwhile: Callable[[], Any]) -> Tuple[bytes, bytes]:
-    """What a child writes until it ends; other work is done meanwhile, and the bar's clock goes on."""
+def communicate(child: "subprocess.Popen[bytes]", patience: float) -> Tuple[bytes, bytes]:
+    """What a child writes until it ends; the bar's clock goes on meanwhile."""
     end = time.monotonic() + patience
     while True:
-        meanwhile()
         try:
             return child.communicate(timeout=min(BAR_SECONDS, patience))
         except subprocess.TimeoutExpired:
