@@ -209,6 +209,15 @@ def test_damaged_on_the_way(here: Here) -> None:
     assert here.run().code == 0 and here.right(TWO)
 
 
+def test_what_an_older_client_left_of_a_longer_file(here: Here) -> None:
+    """Asked to go on behind the end, the server answers with 416, again and again."""
+    blobs = here.world.cache / ("datasets--" + REPO.replace("/", "--")) / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / (here.hub.repos[REPO][path_of(ONE)].etag + ".incomplete")).write_bytes(bytes(SMALL + 9))
+    run = here.run(*only(ONE), env=PLAIN)
+    assert (run.code, here.right(ONE)) == (0, True) and len(retries(run)) <= 1, run.err
+
+
 def test_damaged_in_the_cache(here: Here) -> None:
     here.lay_out(3)
     assert here.run().code == 0
