@@ -1512,12 +1512,15 @@ def contact_sheet(images: Sequence[Tuple[str, Path]]) -> bytes:
 
 # --- Ready or not
 
+def frame_names(count: int) -> List[str]:
+    return ["f%02d.png" % index for index in range(count)]
+
+
 def frame_paths(directory: Path, count: int) -> List[Path]:
-    folder = directory / "frames"
-    return [folder / ("f%02d.png" % index) for index in range(count)]
+    return [directory / "frames" / name for name in frame_names(count)]
 
 
-def png_size(path: Path) -> Optional[List[int]]:
+def png_size(path: Union[str, Path]) -> Optional[List[int]]:
     """[width, height] of a PNG file that is there and whole, else None."""
     try:
         if not os.path.isfile(path):  # opening a named pipe would wait for ever
@@ -1586,9 +1589,9 @@ def why_not_ready(target: Target) -> Optional[str]:
             return "prepared %s %s" % ("without" if key in expected else "with an unknown", key)
         if meta[key] != expected[key]:
             return "prepared with another %s" % key
-    for path in frame_paths(directory, len(target.frame_ids)) + [directory / "frames/f00_ann.png"]:
-        if png_size(path) != image_size:
-            return "%s is missing or broken" % path.name
+    for name in frame_names(len(target.frame_ids)) + ["f00_ann.png"]:
+        if png_size("%s/frames/%s" % (directory, name)) != image_size:  # making Paths takes longer
+            return "%s is missing or broken" % name
     if not png_size(directory / "frames/crop.png") and can_draw():
         return "crop.png is missing or broken"
     if gt_to_write(target, meta):
@@ -2118,7 +2121,7 @@ def run(args: argparse.Namespace) -> int:
     ready = ready_ones(wanted)
     already = len(ready)
     todo = [target for target in wanted if target.sequence.seq_id not in ready
-            or any(target.directory.glob(STAGING_PREFIX + "*"))]  # of a run that was killed
+            or any(name.startswith(STAGING_PREFIX) for name in os.listdir(target.directory))]  # by a kill
     failures: Dict[str, str] = {}
     if todo:
         before_the_work(args, todo)
