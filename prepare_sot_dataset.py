@@ -1036,6 +1036,7 @@ def run_ffmpeg(program: str, *arguments: str, cwd: Optional[Path] = None, patien
     :raises SequenceError: when it does not end.
     :raises StopRun: when it cannot be started.
     """
+    patience = patience or HANGING_SECONDS
     environment = {name: value for name, value in os.environ.items() if not NOT_FOR_FFMPEG.match(name)}
     environment["AV_LOG_FORCE_NOCOLOR"] = "1"
     try:
@@ -1047,13 +1048,13 @@ def run_ffmpeg(program: str, *arguments: str, cwd: Optional[Path] = None, patien
                 fcntl.fcntl(child.stdout or 1, F_SETPIPE_SZ, PIPE_BYTES)
             try:
                 meanwhile()
-                output, log = communicate(child, patience or HANGING_SECONDS)
+                output, log = communicate(child, patience)
             except BaseException:
                 child.kill()
                 raise
     except subprocess.TimeoutExpired:
         raise SequenceError("ffmpeg did not end within %g s and was ended; is the disk stuck?"
-                            % (patience or HANGING_SECONDS)) from None
+                            % patience) from None
     except OSError as error:
         raise StopRun("%s cannot be started: %s" % (program, error.strerror)) from None
     return child.returncode, output, log.decode("utf-8", "replace").splitlines()
@@ -1746,7 +1747,7 @@ DEMO_ROBOT = ("color=c=0xd9822b:s=90x150:r=30:d=12,drawbox=x=15:y=20:w=60:h=34:c
 DEMO_PATH = "overlay=x='120+2*n':y='300+60*sin(n/40)'"  # of its upper left corner, in pixels
 
 
-def make_demo(source_dir: Path) -> None:
+def make_demo(args: argparse.Namespace, source_dir: Path) -> None:
     """Film a synthetic warehouse floor with a moving robot, and write a benchmark of it in three flavours.
 
     The video is made with ffmpeg's own encoder and sources, so that any build of it will do.
@@ -1760,7 +1761,7 @@ def make_demo(source_dir: Path) -> None:
         if not video.exists():
             LOG.info("Making the demo scene ...")
             code, _, log = run_ffmpeg(
-                find_ffmpeg(stage, stage), "-loglevel", "repeat+level+error", "-f", "lavfi",
+                ffmpeg_of(args), "-loglevel", "repeat+level+error", "-f", "lavfi",
                 "-i", DEMO_FLOOR, "-f", "lavfi", "-i", DEMO_ROBOT, "-filter_complex", DEMO_PATH,
                 "-c:v", "mpeg4", "-q:v", "3", "-g", "60", "-pix_fmt", "yuv420p", "-f", "mp4", "video.mp4",
                 cwd=stage)
@@ -2110,7 +2111,7 @@ def run(args: argparse.Namespace) -> int:
     if args.demo:
         args.benchmark, args.video_dir = str(output / DEMO_FOLDER / DEMO_BENCHMARK), str(output / DEMO_FOLDER)
         if not args.check:
-            make_demo(output / DEMO_FOLDER)
+            make_demo(args, output / DEMO_FOLDER)
     pinned = args.revision if COMMIT_FORM.fullmatch(args.revision) and not args.video_dir else None
     targets = [Target(sequence, frame_ids_of(sequence, args.nframes, args.stride), output / sequence.seq_id,
                       args.repo_id, video_path(sequence, args.repo_subdir), pinned, args.stride, args.gt_stub,
@@ -2168,8 +2169,6 @@ def counted(seq_ids: Sequence[str]) -> str:
 
 def before_the_work(args: argparse.Namespace, todo: Sequence[Target]) -> None:
     """Find out what would stop the work before anything is downloaded; say what the user should know."""
-    with workplace(Path(args.output_dir)):
-        pass  # it can be written to
     if any(kept_frames(target) is None for target in todo):
         ffmpeg_of(args)
     metas = [read_object(target.directory / META_NAME) for target in todo]
