@@ -67,8 +67,6 @@ def test_two_commands_of_the_first_run() -> None:
     first, tests = blocks("bash")[0], section("For whoever carries on")
     assert first == "pip install -r requirements.txt && python prepare_sot_dataset.py --demo\n"
     assert "pip install -r tests/requirements.txt && python -m pytest\n" in tests
-    assert "pip install -r tests/requirements.txt >\"$scratch/log\" && python -m pytest" in (
-        ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 
 def test_demo_says_what_the_readme_shows(world: World) -> None:
