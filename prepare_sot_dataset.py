@@ -1459,9 +1459,10 @@ def gt_requests(targets: Sequence[Target], ready: Mapping[str, Optional[float]],
     """The contents of gt_requests.json, in benchmark order. `ready` has the clip_fps of each ready seq_id."""
     keys = ("seq_id", "scene", "camera", "object_id", "object_type", "init_frame_id", "frame_ids", "nframes",
             "stride", "clip_fps")
+    requested = [target for target in targets if target.sequence.seq_id in ready]
     metas = [sequence_meta(target, target.frame_ids, None, ready[target.sequence.seq_id], None)
-             for target in targets if target.sequence.seq_id in ready]
-    custom = any(set(target.frame_ids) - set(target.sequence.canonical_frame_ids) for target in targets)
+             for target in requested]
+    custom = any(set(target.frame_ids) - set(target.sequence.canonical_frame_ids) for target in requested)
     return {
         "format_version": 1, "benchmark": benchmark, "repo_id": repo_id, "repo_subdir": repo_subdir,
         "nframes": nframes, "stride": stride, "submission_required": custom,

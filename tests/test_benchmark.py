@@ -434,6 +434,18 @@ def test_manifest_covers_what_is_ready_whichever_run_prepared_it(three: World) -
         assert three.meta(SECOND)["stride"] == step
 
 
+def test_submission_required_follows_from_the_requests(world: World) -> None:
+    """A sequence that is not in them, be it for its frames or for its video, asks for no submission."""
+    canonical, short = clips.record(range(0, 8, 2)), clips.record(range(1, 3), camera="Camera_12")
+    world.records(canonical, short)
+    world.video()
+    for names, required in ((["--sequences", canonical["seq_id"]], False), ([], False), ([], True)):
+        if required:
+            world.video(camera="Camera_12")
+        world.run("--nframes", 4, *names)
+        assert [len(world.manifest()["requests"]), world.manifest()["submission_required"]] == [1 + required, required]
+
+
 HIDDEN = [float("0." + SECRET)]
 
 
