@@ -43,7 +43,6 @@ import json
 import logging
 import math
 import re
-import select
 import shlex
 import shutil
 import struct
@@ -84,7 +83,6 @@ VIDEOS_BEFORE_STOP = 2  # videos in a row that the hub did not give in spite of 
 STREAM_SHARE = 0.5  # a video of which more than this share is wanted is downloaded whole
 STREAM_GAP_BYTES = 1 << 18  # parts that lie closer together are fetched as one
 STREAM_PART_BYTES = 1 << 23  # of one request
-PIPE_SECONDS, PIPE_CHARACTERS = 0.2, 512  # to wait for a reader; what a pipe that is not full takes at once
 F_SETPIPE_SZ, PIPE_BYTES = 1031, 1 << 20  # (linux/fcntl.h; Python has the name from 3.10 on)
 BAR_SECONDS, LINE_SECONDS = 0.3, 30.0  # between signs of life on a terminal, or elsewhere
 STREAM_SLACK_SECONDS = 0.3  # ffmpeg seeks up to 3/23 s before the asked time (fftools/ffmpeg_demux.c)
@@ -155,22 +153,11 @@ def write_line(text: str, stream: TextIO, end: str = "\n") -> None:
     try:
         if PROGRESS.bar is not None:
             PROGRESS.bar.clear()
-        for at in range(0, max(1, len(safe)), PIPE_CHARACTERS):
-            if not has_room(stream):
-                return  # a full pipe; the line is lost, the next one may find a reader
-            print(safe[at:at + PIPE_CHARACTERS], file=stream, end="", flush=True)
+        print(safe, file=stream, end="", flush=True)
         PROGRESS.tick()
     except (OSError, ValueError):
         with suppress(OSError, ValueError):  # else the interpreter tries to write it once more on its way out
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-def has_room(stream: TextIO) -> bool:
-    """Whether writing some hundred characters will not wait for a reader."""
-    try:
-        return stream.isatty() or bool(select.select([], [stream], [], PIPE_SECONDS)[1])
-    except (OSError, ValueError):  # Windows; the writing itself tells
-        return True
 
 
 def shown(value: Any) -> str:
@@ -184,7 +171,9 @@ def shown(value: Any) -> str:
 
 
 def on_terminal() -> bool:
-    return LOG.level <= logging.INFO and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    """Whether a bar can be drawn; a width of 0, as in notebooks and `docker run -t`, has no room for one."""
+    return (LOG.level <= logging.INFO and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+            and os.get_terminal_size(sys.stderr.fileno()).columns > 0)
 
 
 class Progress:

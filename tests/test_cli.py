@@ -1,7 +1,6 @@
 """What a person meets: mistakes, help, demo, terminal, pipe, --check, extras; and unhealthy surroundings."""
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import re
@@ -210,6 +209,12 @@ def test_bar(three: World) -> None:
     for options in (["--gt-stub"], ["--quiet"]):
         assert three.in_terminal(*NFRAMES, *options).out == ALREADY + "\r\n"
 
+def test_a_terminal_without_a_width_gets_lines(three: World) -> None:
+    """As in notebooks, and in containers with a terminal that nobody told its size."""
+    run = three.in_terminal(*NFRAMES, columns=0)
+    assert run.code == 0 and not BAR.search(run.out)
+    assert [line for line in run.out.splitlines() if line in NUMBERED] == NUMBERED, run.out
+
 PRESS_WHENEVER_IT_REMOVES_SOMETHING = """
 import os, signal
 def hook(event, arguments):
@@ -233,6 +238,28 @@ def test_pipe_gets_the_lines_in_order(three: World) -> None:
     for number, line in enumerate((first, second)):
         assert line == "Getting Warehouse_016/{} (video {} of 2)".format(Path(PATHS[number]).name, number + 1)
     assert len(closing) == 2 and DONE in closing and "--gt-stub" in "".join(closing)
+
+MANY = 2000
+
+@pytest.fixture()
+def many(world: World) -> World:
+    """With more lines of --check than a pipe holds."""
+    world.records(*[clips.record(IDS, object_id=number) for number in range(MANY)])
+    return world
+
+def test_output_waits_for_its_reader(many: World) -> None:
+    with many.start("--check") as process:
+        time.sleep(4)
+        out, err = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, err) == (1, "")
+    assert len(re.findall("^missing .*__obj", out, re.M)) == MANY and "{} missing".format(MANY) in out
+
+def test_a_reader_that_goes_ends_the_output_quietly(many: World) -> None:
+    with many.start("--check") as process:
+        assert process.stdout and process.stderr
+        assert process.stdout.readline().startswith("missing")
+        process.stdout.close()
+        assert process.stderr.read() == ""
 
 C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": None}
 STRICT = {**C_LOCALE, "PYTHONIOENCODING": "ascii:strict"}
@@ -414,24 +441,6 @@ def test_nobody_reads(one_left: World, once: Path, streams: str) -> None:
         told = run(option)
         assert (told.returncode, told.stderr) == (code, ""), option
     os.close(gone)
-
-def test_a_pipe_that_nobody_reads(three: World, once: Path) -> None:
-    ours, theirs = os.pipe()
-    os.set_blocking(theirs, False)
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            os.write(theirs, b"x" * 1024)
-    os.set_blocking(theirs, True)
-    os.read(ours, 8192)  # there is room for short lines
-    long = "program.LOG.error('%s', 'x' * 100000)"
-    process = three.start(*NFRAMES, stderr=theirs, prologue="program.set_up(); " + long)
-    try:
-        out, _ = process.communicate(timeout=PATIENCE)
-    finally:
-        process.kill()
-    assert (process.returncode, out, tree(three.output)) == (0, DONE + "\n", tree(once))
-    os.close(ours)
-    os.close(theirs)
 
 STOP_AT_IMPORT = """
 import sys, time
