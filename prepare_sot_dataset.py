@@ -1734,7 +1734,9 @@ DEMO_FLOOR = ("color=c=0x9a938a:s=1280x720:r=30:d=12,drawgrid=w=80:h=80:t=2:c=0x
               "drawbox=x=0:y=0:w=iw:h=150:c=0x5d6b7a:t=fill,drawgrid=w=16:h=16:t=1:c=white@0.06")
 DEMO_ROBOT = ("color=c=0xd9822b:s=90x150:r=30:d=12,drawbox=x=15:y=20:w=60:h=34:c=0x24303c:t=fill,"
               "drawbox=x=0:y=125:w=iw:h=25:c=0x24303c:t=fill")
-DEMO_PATH = "overlay=x='120+2*n':y='300+60*sin(n/40)'"  # of its upper left corner, in pixels
+# Of the robot's upper left corner, in pixels, even ones: a pixel of colour is 2x2 pixels of the picture. By
+# time (at 30 fps), since ffmpeg counts n from 1 here.
+DEMO_PATH = "overlay=x='120+2*round(30*t)':y=360"
 
 
 def make_demo(args: argparse.Namespace, source_dir: Path) -> None:
@@ -1766,7 +1768,7 @@ def make_demo(args: argparse.Namespace, source_dir: Path) -> None:
 
 def demo_box(k: int) -> List[float]:
     """The robot in frame k, in thousandths."""
-    x, y = 120 + 2 * k, 300 + 60 * math.sin(k / 40)
+    x, y = 120 + 2 * k, 360
     return [round(edge * 1000, 1) for edge in (x / 1280, y / 720, (x + 90) / 1280, (y + 150) / 720)]
 
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import re
 import shlex
@@ -163,6 +164,26 @@ def assert_box_around_the_robot(folder: Path) -> None:
     upper_edge = place_of(marked.crop((0, top - 4, marked.width, top + 4)), GREEN)
     assert upper_edge[0] <= left and upper_edge[2] >= right - 2
     assert 1.2 < crop.width / (right - left) < 1.4 and 1.2 < crop.height / (bottom - top) < 1.4
+
+def test_the_demos_boxes_fit_the_robot(world: World) -> None:
+    """In all its pictures: the robot moves straight on, so two boxes say where it is in any frame."""
+    world.output = world.defaults["--output-dir"] = world.folder / "demo"
+    assert world.run("--demo").code == 0
+    metas = [world.meta(path.parent.name) for path in world.output.glob("*/sequence_meta.json")]
+    boxes = {meta["init_frame_id"]: meta["init_bbox"] for meta in metas}
+    for record in map(json.loads, next(world.output.rglob("*.jsonl")).read_text().splitlines()):
+        boxes.update((int(frame), box) for frame, box in record.get("gt_bboxes", {}).items())
+    first, last, count = min(boxes), max(boxes), 0
+    for meta in metas:
+        for index, frame in enumerate(meta["frame_ids"]):
+            picture = opened(world.output / meta["seq_id"] / "frames" / "f{:02d}.png".format(index))
+            share = (frame - first) / (last - first)
+            on_its_way = [a + share * (b - a) for a, b in zip(boxes[first], boxes[last])]
+            for box in (on_its_way, boxes.get(frame, on_its_way)):
+                in_pixels = [round(edge / 1000 * size) for edge, size in zip(box, picture.size * 2)]
+                assert list(place_of(picture, *ROBOT, tolerance=35)) == in_pixels, (meta["seq_id"], frame)
+            count += 1
+    assert (len(metas), count) == (3, 24) and len(boxes) > 3
 
 def test_demo(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(world.folder)
