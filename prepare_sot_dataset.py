@@ -88,7 +88,7 @@ BAR_SECONDS, LINE_SECONDS = 0.3, 30.0  # between signs of life on a terminal, or
 STREAM_SLACK_SECONDS = 0.3  # ffmpeg seeks up to 3/23 s before the asked time (fftools/ffmpeg_demux.c)
 STREAM_SLACK_PACKETS = 64  # a decoder with many threads reads on before it shows a frame
 NO_PICTURE_BYTES = 9  # a smaller packet of H.264 or H.265 holds no slice of a picture, only a delimiter
-FULL_DISK_BYTES = 1 << 20  # with less than this left, a picture that is not whole is the disk's fault
+PROBE_BYTES = 1 << 23  # more than a picture takes; where they cannot be written, pictures cannot either
 XET_PATIENCE = {  # of hf_xet, else silent for half an hour when its server stalls; what a user sets stays
     "HF_XET_CLIENT_CONNECT_TIMEOUT": "10s", "HF_XET_CLIENT_READ_TIMEOUT": "30s",
     "HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "2"}
@@ -1078,6 +1078,7 @@ def open_video(ffmpeg: str, file: Path, name: str, revision: Optional[str], part
     code, output, log = run_ffmpeg(
         ffmpeg, "-loglevel", "repeat+level+info", "-copyts", *no_parser, *input_arguments(file),
         "-map", "0:V:0", "-c", "copy", "-copyinkf", "-f", "framecrc", "-", meanwhile=can_draw)
+    stop_if_killed(code)
     listing = output.decode("ascii", "replace")
     rows = re.findall(r"^0, *(-?\w+), *(-?\w+), *-?\w+, *(\d+), *0x\w+(?:, *F=0x(\w+))?", listing, re.M)
     timed = [(Packet(int(dts), int(pts), int(size), int(flags or "1", 16) & 1 > 0), int(flags or "1", 16))
@@ -1280,21 +1281,25 @@ def decode(video: Video, frame_ids: Sequence[int], start: int, stage: Path,
 
 
 def why_not_whole(paths: Sequence[Path], code: int, words: Sequence[str]) -> List[str]:
-    """What ffmpeg says of pictures that it did not write; StopRun if it found no room.
-
-    4.2 says nothing of a full disk; SIGXFSZ (25) ends ffmpeg at a limit on the size of files.
-    """
+    """What ffmpeg says of pictures that it did not write; StopRun or OSError if that is not the video's fault."""
     if all(map(png_size, paths)):
         return []
-    all_words, folder = "; ".join(words), paths[0].parent
     told = quoted(words) or "exit code %d" % code
-    no_room = re.search("No space left|File too large", all_words) or code == -25
-    if no_room or shutil.disk_usage(folder).free < FULL_DISK_BYTES:
-        raise StopRun("%s cannot be written: the disk is full, or files may not be so large; the same "
-                      "command goes on from here" % folder)
-    if re.search(r"Decoder \(codec (?!none)\w+\) not found", all_words):
+    with open(paths[0].with_name("probe"), "wb") as probe:  # the system's own word, which ffmpeg may not give
+        probe.write(os.urandom(PROBE_BYTES))
+        probe.flush()
+        os.fsync(probe.fileno())
+    os.remove(probe.name)
+    stop_if_killed(code)
+    if re.search(r"Decoder \(codec (?!none)\w+\) not found", "; ".join(words)):
         raise StopRun("ffmpeg cannot work: %s; pip install imageio-ffmpeg for a complete one" % told)
     return ["ffmpeg wrote no whole pictures (%s)" % told]
+
+
+def stop_if_killed(code: int) -> None:
+    if code < 0:
+        raise StopRun("ffmpeg was killed by signal %d (%s); is there enough memory, or some limit? The same "
+                      "command goes on from here" % (-code, signal.strsignal(-code)))
 
 
 def proven_by_time(decoded: Sequence[DecodedFrame], pts: Sequence[int], frame_ids: Sequence[int],
@@ -2025,6 +2030,10 @@ class VideoSource:
             if file is None:
                 raise VideoError("no such video in --video-dir: %s; expected the folders of the repository"
                                  % self.path)
+            try:
+                file.open("rb").close()
+            except OSError as error:
+                raise VideoError("%s cannot be read: %s" % (file, error.strerror)) from None
             return open_video(ffmpeg_of(args), file, self.path, None)
         # Of a streamed video some frames may be there already: the whole must be the same.
         revision = self.found.revision if why_whole and isinstance(self.found, Video) else None
