@@ -101,6 +101,7 @@ PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 META_NAME, GT_NAME, SHEET_NAME = "sequence_meta.json", "gt.json", "contact_sheet.jpg"
 MANIFEST_NAME = "gt_requests.json"
 STAGING_PREFIX = ".preparing-"
+LEFTOVER_SECONDS = 86400.0  # a hidden folder that is older belongs to a run that was killed
 DEMO_OUTPUT, DEMO_FOLDER, DEMO_BENCHMARK = "SOT_demo", "demo_source", "demo_benchmark.jsonl"
 
 
@@ -1281,7 +1282,7 @@ def decode(video: Video, frame_ids: Sequence[int], start: int, stage: Path,
 
 
 def why_not_whole(paths: Sequence[Path], code: int, words: Sequence[str]) -> List[str]:
-    """What ffmpeg says of pictures that it did not write; StopRun or OSError if that is not the video's fault."""
+    """What ffmpeg says of pictures that it did not write; StopRun or OSError if the video is not at fault."""
     if all(map(png_size, paths)):
         return []
     told = quoted(words) or "exit code %d" % code
@@ -1619,8 +1620,8 @@ def put(staged: Path, path: Path) -> None:
             time.sleep(wait)
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    path.write_bytes((json.dumps(value, indent=2) + "\n").encode("ascii"))
+def json_bytes(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode("ascii")
 
 
 def remove(path: Any) -> None:
@@ -1628,22 +1629,49 @@ def remove(path: Any) -> None:
         os.unlink(path)
 
 
-def publish(stage: Path, directory: Path) -> None:
+@contextmanager
+def exclusive(directory: Path) -> Iterator[None]:
+    """Let one run at a time change a directory, where system and disk have locks."""
+    handle = None
+    with suppress(ImportError, OSError):  # Windows, FUSE, some network disks
+        import fcntl
+        handle = os.open(directory, os.O_RDONLY)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def publish(stage: Path, target: Target) -> None:
     """Give a sequence's new files their names, the metadata last.
 
     From the moment at which the old metadata goes until the new one stands, nothing in the folder counts.
-    What is made of the frames goes and comes with them; other files in the folder are the user's.
+    What is made of the frames goes and comes with them; other files in the folder are the user's. Files are
+    replaced, and only those that the new set has not are removed: so runs that publish the same at the same
+    time do each other no harm, even without locks.
     """
-    made = sorted((path.relative_to(stage) for path in stage.rglob("*.*")),
-                  key=lambda path: path.name == META_NAME)
-    (directory / "frames").mkdir(exist_ok=True)
+    made = sorted(path.relative_to(stage) for path in stage.rglob("*.*") if path.name != META_NAME)
+    meta, frames = target.directory / META_NAME, target.directory / "frames"
     old = r"(f\d\d+|f00_ann|crop)\.png" if Path("frames/f00.png") in made else r"(f00_ann|crop)\.png"
-    stale = [path for path in (directory / "frames").iterdir() if re.fullmatch(old, path.name)]
-    stale += [] if Path(SHEET_NAME) in made else [directory / SHEET_NAME]
-    for path in [directory / META_NAME, *stale]:
-        remove(path)
-    for name in made:
-        put(stage / name, directory / name)
+    frames.mkdir(parents=True, exist_ok=True)
+    with exclusive(target.directory):
+        if why_not_ready(target) is None:
+            return  # another run was faster
+        if Path("frames/f00.png") not in made and kept_frames(target) is None:
+            raise SequenceError("another run has changed its frames meanwhile; run again")
+        if not meta.is_file() or meta.read_bytes() != (stage / META_NAME).read_bytes():
+            remove(meta)
+        for name in made:
+            put(stage / name, target.directory / name)
+        there = {Path("frames", name) for name in os.listdir(frames) if re.fullmatch(old, name)}
+        for name in {*there, Path(SHEET_NAME)} - set(made):
+            remove(target.directory / name)
+        put(stage / META_NAME, meta)
+        problem = why_not_ready(target)
+    if problem:
+        raise SequenceError(problem)
 
 
 def prepare_sequence(target: Target, source: VideoSource, stage: Path, whole: str = "") -> None:
@@ -1675,14 +1703,14 @@ def prepare_sequence(target: Target, source: VideoSource, stage: Path, whole: st
                   "left out; after pip install opencv-python-headless the same command adds them")
     stub = gt_to_write(target, meta)
     if stub:
-        write_json(stage / GT_NAME, stub)
+        (stage / GT_NAME).write_bytes(json_bytes(stub))
     if target.contact_sheet or (target.directory / SHEET_NAME).exists() and can_draw(draw_with_pillow):
         titles = [("f00, target marked", annotated), ("the target", crop)]
         titles += [("frame %d" % k, path) for k, path in zip(target.frame_ids, frames)]
         sheet = contact_sheet([(title, path) for title, path in titles if path.exists()])
         (stage / SHEET_NAME).write_bytes(sheet)
-    write_json(stage / META_NAME, meta)
-    publish(stage, target.directory)
+    (stage / META_NAME).write_bytes(json_bytes(meta))
+    publish(stage, target)
 
 
 def too_short(target: Target, count: int) -> str:
@@ -1695,42 +1723,26 @@ def too_short(target: Target, count: int) -> str:
 
 
 @contextmanager
-def workplace(directory: Path, may_go: bool = False) -> Iterator[Path]:
-    """A hidden folder, where the files of a folder are made; StopRun when something cannot be written.
-
-    This run has the folder for itself, where system and disk can tell; it may go if nothing came of it. What
-    a run that was killed left there is removed.
-    """
-    handle, stage = None, None
+def workplace(output: Path) -> Iterator[Path]:
+    """A hidden folder in the output, where files are made; StopRun when something cannot be written."""
+    stage = None
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with suppress(ImportError, OSError):  # Windows, or a disk without locks
-            import fcntl
-            while handle is None or not directory.is_dir() or not os.path.samestat(
-                    os.fstat(handle), os.stat(directory)):  # the run that we waited for has removed it
-                if handle is not None:
-                    os.close(handle)
-                    directory.mkdir(parents=True, exist_ok=True)
-                handle = os.open(directory, os.O_RDONLY)
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    LOG.info("Waiting for another run that is at work on %s", directory)
-                    fcntl.flock(handle, fcntl.LOCK_EX)
-        for left in directory.glob(STAGING_PREFIX + "*"):
-            shutil.rmtree(left, ignore_errors=True)
-        stage = tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=directory)
+        output.mkdir(parents=True, exist_ok=True)
+        stage = tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=output)
         yield Path(stage)
     except OSError as error:
         raise StopRun("%s cannot be written: %s; once that is mended, the same command goes on from here"
-                      % (error.filename2 or error.filename or directory, error.strerror)) from None
+                      % (error.filename2 or error.filename or output, error.strerror)) from None
     finally:
         shutil.rmtree(stage or "", ignore_errors=True)
-        if may_go:
-            with suppress(OSError):
-                directory.rmdir()  # before the lock goes, or it would be taken from the next run
-        if handle is not None:
-            os.close(handle)
+
+
+def remove_leftovers(output: Path) -> None:
+    """Remove what killed runs left: by age, since no lock tells whether a run on another node is at work."""
+    for left in output.glob(STAGING_PREFIX + "*"):
+        with suppress(OSError):  # another run was faster
+            if time.time() - left.lstat().st_mtime > LEFTOVER_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 # --- Demo and check
@@ -1753,7 +1765,11 @@ def make_demo(args: argparse.Namespace, source_dir: Path) -> None:
     video = source_dir / folder / "Camera_01.mp4"
     if video.parent.resolve() != source_dir.parent.resolve() / source_dir.name / folder:
         raise StopRun("%s has a symbolic link in it; remove it" % source_dir)
-    with workplace(source_dir) as stage:
+    lines = "".join(json.dumps(record) + "\n" for record in demo_records())
+    benchmark = source_dir / DEMO_BENCHMARK
+    if video.exists() and benchmark.is_file() and benchmark.read_text(encoding="ascii") == lines:
+        return
+    with workplace(source_dir.parent) as stage:
         video.parent.mkdir(parents=True, exist_ok=True)
         if not video.exists():
             LOG.info("Making the demo scene ...")
@@ -1766,9 +1782,8 @@ def make_demo(args: argparse.Namespace, source_dir: Path) -> None:
                 raise StopRun("the demo's video cannot be made: %s"
                               % quoted(ffmpeg_words(log, video, video.name)))
             put(stage / "video.mp4", video)
-        lines = "".join(json.dumps(record) + "\n" for record in demo_records())
         (stage / DEMO_BENCHMARK).write_text(lines, encoding="ascii")
-        put(stage / DEMO_BENCHMARK, source_dir / DEMO_BENCHMARK)
+        put(stage / DEMO_BENCHMARK, benchmark)
 
 
 def demo_box(k: int) -> List[float]:
@@ -2084,21 +2099,19 @@ def prepare_all(args: argparse.Namespace, targets: Sequence[Target], folder: str
 def prepared(target: Target, source: VideoSource) -> Optional[str]:
     """Make a sequence ready if it is not: None, or the reason why that failed."""
     link = planted_link(target.directory)
-    if link:
+    if link or why_not_ready(target) is None:  # another run may have done it meanwhile
         return link
     try:
-        with workplace(target.directory, may_go=True) as stage:
-            if why_not_ready(target) is None:
-                return None
+        with workplace(target.directory.parent) as stage:
             try:
                 prepare_sequence(target, source, stage)
             except SequenceError as error:  # whatever goes wrong with part of a video, the whole may serve
                 if not getattr(source.found, "partial", False):
                     raise
                 prepare_sequence(target, source, stage, str(error))
-            return why_not_ready(target)
     except SequenceError as error:
         return str(error)
+    return None
 
 
 def ready_ones(targets: Iterable[Target]) -> Dict[str, Optional[float]]:
@@ -2120,10 +2133,10 @@ def run(args: argparse.Namespace) -> int:
     wanted = named_targets(targets, args.sequences)
     if args.check:
         return check_all(args, wanted)
+    remove_leftovers(output)
     ready = ready_ones(wanted)
     already = len(ready)
-    todo = [target for target in wanted if target.sequence.seq_id not in ready
-            or any(name.startswith(STAGING_PREFIX) for name in os.listdir(target.directory))]  # by a kill
+    todo = [target for target in wanted if target.sequence.seq_id not in ready]
     failures: Dict[str, str] = {}
     if todo:
         before_the_work(args, todo)
@@ -2134,17 +2147,27 @@ def run(args: argparse.Namespace) -> int:
             for reason in sorted(set(failures.values())):
                 seq_ids = [seq_id for seq_id, text in failures.items() if text == reason]
                 LOG.error("%s: %s", ", ".join(seq_ids), reason)
-    with workplace(output) as stage:  # whoever has the lock last sees what all runs made ready
-        ready = {**ready, **ready_ones(target for target in targets if target.sequence.seq_id not in ready)}
-        write_json(stage / MANIFEST_NAME, gt_requests(
-            targets, ready, os.path.basename(args.benchmark), args.repo_id, args.repo_subdir, args.nframes,
-            args.stride))
-        put(stage / MANIFEST_NAME, output / MANIFEST_NAME)
+    write_manifest(args, targets, ready)
     write_line("Done: %d ready (%d already were), %d failed" % (
         len(wanted) - len(failures), already, len(failures)), sys.stdout)
     after_the_work(args, wanted)
     unknown = set(args.sequences or []) - {target.sequence.seq_id for target in wanted}
     return 1 if failures or unknown else 0
+
+
+def write_manifest(args: argparse.Namespace, targets: Sequence[Target],
+                   ready: Mapping[str, Optional[float]]) -> None:
+    """Write gt_requests.json until it says what is ready: other runs may write it at the same time."""
+    path = Path(args.output_dir, MANIFEST_NAME)
+    while True:
+        ready = {**ready, **ready_ones(target for target in targets if target.sequence.seq_id not in ready)}
+        data = json_bytes(gt_requests(targets, ready, os.path.basename(args.benchmark), args.repo_id,
+                                      args.repo_subdir, args.nframes, args.stride))
+        if path.is_file() and path.read_bytes() == data:
+            return
+        with workplace(path.parent) as stage:
+            (stage / MANIFEST_NAME).write_bytes(data)
+            put(stage / MANIFEST_NAME, path)
 
 
 def place_for_videos(args: argparse.Namespace) -> Any:

@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 import warnings
 from pathlib import Path
 from typing import IO, Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
@@ -288,6 +289,13 @@ def rewritten(before: Mapping[str, Tuple[int, int]], after: Mapping[str, Tuple[i
 def strays(names: Mapping[str, str]) -> List[str]:
     """Those that no finished output has: anything hidden or temporary."""
     return sorted(name for name in names if re.search(r"(^|/)\.|\.(tmp|part)$", name))
+
+
+def age(folder: Path, days: float = 2) -> None:
+    """Makes what a killed run left as old as this."""
+    for name in strays(tree(folder)):
+        if not (folder / name).is_symlink():
+            os.utime(str(folder / name), (time.time() - days * 86400,) * 2)
 
 
 # ---------------------------------------------------------------- stopping at an exact place
