@@ -2150,6 +2150,7 @@ def run(args: argparse.Namespace) -> int:
     write_manifest(args, targets, ready)
     write_line("Done: %d ready (%d already were), %d failed" % (
         len(wanted) - len(failures), already, len(failures)), sys.stdout)
+    warn_of_mixed_versions([target for target in wanted if target.sequence.seq_id not in failures])
     after_the_work(args, wanted)
     unknown = set(args.sequences or []) - {target.sequence.seq_id for target in wanted}
     return 1 if failures or unknown else 0
@@ -2206,6 +2207,16 @@ def before_the_work(args: argparse.Namespace, todo: Sequence[Target]) -> None:
     if past:
         LOG.warning("%s: frames past clip_end_frame, where there may be no ground truth; --nframes or "
                     "--stride of less would stay inside", counted(past))
+
+
+def warn_of_mixed_versions(ready: Sequence[Target]) -> None:
+    """Say so when the sequences of a run come from more than one commit of the dataset."""
+    sources = [read_object(target.directory / META_NAME).get("source", {}) for target in ready]
+    commits = collections.Counter(source["revision"] for source in sources if source.get("revision"))
+    if len(commits) > 1:
+        LOG.warning("the sequences come from several versions of the dataset: %s; --revision with one of these "
+                    "commits prepares all from that one",
+                    ", ".join("%d from %s" % (count, commit) for commit, count in commits.most_common()))
 
 
 def after_the_work(args: argparse.Namespace, targets: Sequence[Target]) -> None:

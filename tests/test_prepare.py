@@ -232,6 +232,30 @@ def test_pinned_revisions(world: World) -> None:
     assert made["1" * 40][NAME + "/frames/f01.png"] != made["2" * 40][NAME + "/frames/f01.png"]
 
 
+def test_mixed_versions_of_the_dataset_are_told(world: World) -> None:
+    """At the end of a run, and only when what is ready comes from more than one commit."""
+    old, new = "a" * 40, "b" * 40
+    objects = (7, 8, 9)
+    names = [clips.record(IDS, object_id=number)["seq_id"] for number in objects]
+    world.defaults["--hf-cache-dir"] = world.cache
+    video = world.video()
+    snapshots = world.cache / "datasets--nvidia--PhysicalAI-SmartSpaces" / "snapshots"
+    for commit in (old, new):
+        file = snapshots / commit / video.relative_to(world.videos)
+        file.parent.mkdir(parents=True)
+        shutil.copyfile(str(video), str(file))
+    del world.defaults["--video-dir"]
+    wish = Wish(objects=objects)
+    one = wish.ask(world, "--revision", old, "--sequences", *names[:2])
+    assert one.code == 0 and "--revision" not in one.err
+    for options in (["--revision", new, "--sequences", names[2]], []):
+        run = wish.ask(world, *options)
+        (told,) = re.findall(".*--revision.*", run.err) or [""]
+        assert run.code == 0 and bool(told) == (not options), run
+    assert re.search(r"\b2\b", told) and re.search(r"\b1\b", told), told
+    assert old[:7] in told and new[:7] in told and not re.search(r"\b3\b", told)
+
+
 # ---------------------------------------------------------------- what is theirs
 
 THEIRS: Dict[str, bytes] = {
