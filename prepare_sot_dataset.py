@@ -75,7 +75,8 @@ PIXELS_FROM = 1200  # thousandths; a box that reaches so far out of the image lo
 MAX_LISTED_ERRORS = 100
 SEEK_COST_FRAMES = 50  # what starting ffmpeg costs, in frames of decoding; measured, not critical
 MAX_FRAMES_PER_CALL = 1000  # Windows takes command lines of 32 KB
-TRIAL_SECONDS = 60.0  # for one picture of 16x16
+TRIAL_SECONDS = 60.0  # for a list of what it can do
+OLDEST_FFMPEG = 4  # before, it knows no `level` of its log
 HANGING_SECONDS = 1800.0  # no call of ffmpeg takes so long: it is stuck
 RETRY_WAIT_SECONDS = (2.0, 5.0, 15.0, 40.0)  # before the first, second, ... retry of a request to the hub
 MAX_SERVER_WAIT_SECONDS = 300.0  # a longer Retry-After is cut to this
@@ -984,39 +985,53 @@ class Video:
 
 def ffmpeg_places() -> Iterator[str]:
     """This machine's ffmpeg programs: on PATH, in the usual folders, beside Python, in imageio-ffmpeg."""
-    folders = ["/usr/bin", "/usr/local/bin", "/opt/homebrew/bin", "/opt/local/bin"]
+    folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    folders += ["/usr/bin", "/usr/local/bin", "/opt/homebrew/bin", "/opt/local/bin"]
     program = "ffmpeg.exe" if os.name == "nt" else "ffmpeg"
-    for place in dict.fromkeys([shutil.which("ffmpeg") or ""] + [
-            os.path.join(folder, program) for folder in folders + [os.path.dirname(sys.executable)]]):
+    for place in dict.fromkeys(os.path.abspath(os.path.join(folder, program))
+                               for folder in [*filter(None, folders), os.path.dirname(sys.executable)]):
         if os.path.isfile(place) and os.access(place, os.X_OK):
-            yield os.path.abspath(place)
+            yield place
     with suppress(Exception):  # it raises RuntimeError where it has no program for this machine
         yield os.path.abspath(library("imageio_ffmpeg").get_ffmpeg_exe())
 
 
-def find_ffmpeg(videos: Path, output: Path) -> str:
-    """The first ffmpeg that can read a file in one folder and write a PNG into the other; else StopRun.
-
-    A sandboxed one may do so in some folders only.
-    """
-    raw, png, troubles = videos / "trial.rgb", output / "trial1.png", []
-    raw.write_bytes(bytes(16 * 16 * 3))
-    png.write_bytes(bytes(1 << 12))  # else a full disk would be told as ffmpeg's fault
+def find_ffmpeg() -> str:
+    """Return the first ffmpeg that can do the work, else StopRun with the reason against each."""
+    refused = []
     for program in ffmpeg_places():
-        try:
-            code, _, log = run_ffmpeg(
-                program, "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "16x16",
-                "-i", "file:%s" % raw.absolute(), "-y", "-c:v", "png", "trial%d.png",
-                cwd=output, patience=TRIAL_SECONDS)
-            if code == 0 and png_size(png):
-                return program
-            trouble = "; ".join(log[-3:]) or "exit code %d" % code
-        except (StopRun, SequenceError) as error:
-            trouble = str(error)
-        troubles.append("ffmpeg cannot work: %s: %s; mend it, or remove it and pip install imageio-ffmpeg"
-                        % (program, trouble))
-    raise StopRun(*troubles or ["ffmpeg not found. Install it with: pip install imageio-ffmpeg (or: "
+        reason = reason_against_ffmpeg(program)
+        if reason is None:
+            return program
+        refused.append("ffmpeg cannot work: %s: %s; pip install imageio-ffmpeg for one that can"
+                       % (program, reason))
+    raise StopRun(*refused or ["ffmpeg not found. Install it with: pip install imageio-ffmpeg (or: "
                   "apt install ffmpeg, brew install ffmpeg, winget install ffmpeg)"])
+
+
+def reason_against_ffmpeg(program: str) -> Optional[str]:
+    """Return why this ffmpeg cannot do the work, or None if it can.
+
+    A row of `ffmpeg -codecs` is ` DEV.LS h264   NAME (decoders: h264 h264_qsv) (encoders: ...)`: D if there
+    is a decoder, E for an encoder. Names are left out where the codec's own is the only one. Of the decoders
+    only `h264` counts: libopenh264 shows B-frames wrong without a word, the others need their hardware.
+    """
+    try:
+        code, listing, log = run_ffmpeg(program, "-codecs", patience=TRIAL_SECONDS)
+    except (StopRun, SequenceError) as error:
+        return str(error)
+    if code:
+        return "; ".join(log[-3:]) or "exit code %d" % code
+    # A build of git has no such number, and counts as new.
+    version = re.search(r"^ffmpeg version n?((\d+)\.\S+)", "\n".join(log), re.M)
+    if version and int(version.group(2)) < OLDEST_FFMPEG:
+        return "version %s is too old, %d.0 or later is needed" % (version.group(1), OLDEST_FFMPEG)
+    rows = re.findall(r"^ (\S+ +(h264|png) .*)$", listing.decode("utf-8", "replace"), re.M)
+    codecs = {name: row for row, name in rows}
+    h264 = re.match(r"D.*?(?:\(decoders: ([^)]*)\)|$)", codecs.get("h264", ""))
+    if not h264 or "h264" not in (h264.group(1) or "h264").split():
+        return "it has no H.264 decoder of its own"
+    return None if codecs.get("png", "")[1:2] == "E" else "it has no PNG encoder"
 
 
 def run_ffmpeg(program: str, *arguments: str, cwd: Optional[Path] = None, patience: Optional[float] = None,
@@ -1030,8 +1045,8 @@ def run_ffmpeg(program: str, *arguments: str, cwd: Optional[Path] = None, patien
     environment = {name: value for name, value in os.environ.items() if not NOT_FOR_FFMPEG.match(name)}
     environment["AV_LOG_FORCE_NOCOLOR"] = "1"
     try:
-        with subprocess.Popen([program, "-nostdin", "-hide_banner", "-nostats", *arguments], env=environment,
-                              cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        with subprocess.Popen([program, "-nostdin", "-nostats", *arguments], env=environment, cwd=cwd,
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                               stderr=subprocess.PIPE) as child:
             with suppress(ImportError, OSError):  # on Linux, so that a listing waits for nobody
                 import fcntl
@@ -2171,20 +2186,11 @@ def write_manifest(args: argparse.Namespace, targets: Sequence[Target],
             put(stage / MANIFEST_NAME, path)
 
 
-def place_for_videos(args: argparse.Namespace) -> Any:
-    """A passing folder where videos will lie; elsewhere if it is read-only, since they may all be there."""
-    cache = None if args.stream else args.hf_cache_dir or hub_client().constants.HF_HUB_CACHE
-    if cache and not os.path.isdir(cache):
-        os.makedirs(cache)
-    return tempfile.TemporaryDirectory(dir=cache if cache and os.access(cache, os.W_OK) else None)
-
-
 def ffmpeg_of(args: argparse.Namespace) -> str:
-    """The ffmpeg of this run, tried when it is first needed."""
+    """The ffmpeg of this run, looked for when it is first needed."""
     if args.ffmpeg is None:
-        with workplace(Path(args.output_dir)) as output, \
-                nullcontext(output) if args.video_dir else place_for_videos(args) as videos:
-            args.ffmpeg = find_ffmpeg(Path(videos), output)
+        with workplace(Path(args.output_dir)):  # no use without a place for the pictures
+            args.ffmpeg = find_ffmpeg()
     return str(args.ffmpeg)
 
 
