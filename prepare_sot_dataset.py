@@ -236,6 +236,9 @@ class Progress:
 PROGRESS = Progress()
 
 
+IMPORT_ERRORS: Dict[str, BaseException] = {}  # why a library is not there
+
+
 @functools.lru_cache(maxsize=None)
 def library(name: str) -> Any:
     """A library that is there and works, else None. What a broken one raises on import is anybody's guess."""
@@ -243,7 +246,8 @@ def library(name: str) -> Any:
     try:
         with redirect_stdout(io.StringIO()):  # OpenCV says there what it lacks
             return importlib.import_module(name)
-    except (Exception, SystemExit):
+    except (Exception, SystemExit) as error:
+        IMPORT_ERRORS[name] = error
         return None
     finally:
         if getattr(on_signal, "at", None) != pressed:  # C code makes something else of a KeyboardInterrupt
@@ -1371,17 +1375,40 @@ def draw(png: bytes, bbox: Box) -> Tuple[bytes, Optional[bytes]]:
     return drawer(png, bbox) if drawer else (png, None)
 
 
-@functools.lru_cache(maxsize=None)
 def can_draw(drawer: Callable[[bytes, Box], Any] = draw) -> bool:
-    """Whether a library is there and works: shown by drawing, since an import alone says little."""
+    """Whether a library is there and works."""
+    return drawing_trouble(drawer) is None
+
+
+@functools.lru_cache(maxsize=None)
+def drawing_trouble(drawer: Callable[[bytes, Box], Any]) -> Optional[str]:
+    """Return why it cannot draw, shown by drawing, since an import alone says little; None if it can."""
     try:
-        return bool(drawer(ONE_PIXEL, (0, 0, 1000, 1000))[1])
-    except (Exception, SystemExit):
-        return False
+        return None if drawer(ONE_PIXEL, (0, 0, 1000, 1000))[1] else "it makes no crop"
+    except (Exception, SystemExit) as error:
+        return "%s: %s" % (type(error).__name__, str(error).partition("\n")[0])
+
+
+def warn_without_opencv(crop: Optional[bytes]) -> None:
+    """Say once that OpenCV does not draw, and why if it is installed: its label is the evaluator's."""
+    trouble = drawing_trouble(draw_with_opencv)
+    if trouble is None:
+        return
+    cause = IMPORT_ERRORS.get("cv2")
+    absent = isinstance(cause, ModuleNotFoundError) and cause.name == "cv2"
+    opencv = "OpenCV is not installed" if absent else "OpenCV cannot be used (%s)" % trouble
+    if crop:
+        tell_once("%s, so Pillow draws the label, in another font than the evaluator's; pip install "
+                  "opencv-python-headless, delete each f00_ann.png and run again", opencv)
+    else:
+        tell_once("%s, nor does Pillow work, so f00_ann.png is a plain copy and crop.png is left out; after "
+                  "pip install opencv-python-headless the same command adds them", opencv)
 
 
 def draw_with_opencv(png: bytes, bbox: Box) -> Tuple[bytes, Optional[bytes]]:
     cv2, numpy = library("cv2"), library("numpy")
+    if cv2 is None:
+        raise IMPORT_ERRORS["cv2"]
     image = cv2.imdecode(numpy.frombuffer(png, numpy.uint8), cv2.IMREAD_COLOR)
     height, width = image.shape[:2]
     left, top, right, bottom = crop_edges(bbox, width, height)
@@ -1713,9 +1740,7 @@ def prepare_sequence(target: Target, source: VideoSource, stage: Path, whole: st
     annotated.write_bytes(drawn)
     if cut_out:
         crop.write_bytes(cut_out)
-    else:
-        tell_once("neither OpenCV nor Pillow works here, so f00_ann.png is a plain copy and crop.png is "
-                  "left out; after pip install opencv-python-headless the same command adds them")
+    warn_without_opencv(cut_out)
     stub = gt_to_write(target, meta)
     if stub:
         (stage / GT_NAME).write_bytes(json_bytes(stub))

@@ -417,8 +417,8 @@ def test_broken_libraries_are_as_if_missing(
     assert run.code == 0 and run.out.endswith(DONE_LAST + "\n")  # OpenCV itself prints that numpy is missing
     assert_plain(run.err)
     nothing_draws, frames = missing == "cv2 PIL", NAMES[2] + "/frames/"
-    assert len(re.findall("WARNING: .*Pillow.*pip install opencv-python", run.err)) == nothing_draws
-    assert run.err.count("WARNING") == nothing_draws
+    assert len(re.findall("WARNING: .*Pillow.*pip install opencv-python", run.err)) == bool(missing)
+    assert run.err.count("WARNING") == bool(missing)
     assert (run.tree[frames + "f00_ann.png"] == run.tree[frames + "f00.png"]) == nothing_draws
     assert (frames + "crop.png" in run.tree) != nothing_draws and (run.tree == tree(once)) == (not missing)
     assert one_left.run(*NFRAMES, without=missing.split()).out == ALREADY + "\n"
@@ -428,6 +428,25 @@ def test_broken_libraries_are_as_if_missing(
         shutil.rmtree(str(one_left.output / NAMES[2]))
         text = one_left.in_terminal(*NFRAMES, env=env).out
         assert DONE_LAST in text and LAST in text and "Traceback" not in text
+
+NO_GL = "libGL.so.1: cannot open shared object file: No such file or directory"
+
+@pytest.mark.parametrize("without", [(), ("PIL",)], ids=["Pillow draws", "nothing draws"])
+def test_opencv_that_cannot_be_loaded_is_told_with_the_reason(one_left: World, without: Sequence[str]) -> None:
+    """As in a slim container; Pillow's label differs from the evaluator's."""
+    env = script(one_left, "cv2.py", "raise ImportError({!r})".format(NO_GL))
+    run = one_left.run(*NFRAMES, env=env, child=True, without=without)
+    assert run.code == 0 and len(re.findall("^WARNING: .*OpenCV", run.err, re.M)) == 1, run.err
+    assert re.search("OpenCV.*" + re.escape(NO_GL) + ".*pip install opencv-python-headless", run.err)
+    again = one_left.run(*NFRAMES, env=env, child=True, without=without)
+    assert (again.out, "WARNING" in again.err) == (ALREADY + "\n", False)  # nothing was drawn
+
+def test_opencv_that_is_not_there_is_told(one_left: World) -> None:
+    shutil.rmtree(str(one_left.output))  # three sequences, one warning
+    run = one_left.run(*NFRAMES, without=["cv2"])
+    told, = re.findall("^WARNING: .*", run.err, re.M)
+    assert run.code == 0 and re.search("OpenCV.*pip install opencv-python-headless", told)
+    assert "Error" not in told and "No module" not in told
 
 @pytest.mark.parametrize("name, prologue, says", [
     ("huggingface_hub", "", "huggingface_hub .*pip install"),

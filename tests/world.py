@@ -186,9 +186,14 @@ def clip(kind: str) -> Path:
     return clips.clip(kind)
 
 
-def _main(args: Sequence[str]) -> int:
-    for cached in vars(program).values():  # of an earlier run, with another PATH
+def _forget() -> None:
+    """A run in this process leaves no answers to another, with another PATH or other modules."""
+    for cached in vars(program).values():
         getattr(cached, "cache_clear", lambda: None)()
+
+
+def _main(args: Sequence[str]) -> int:
+    _forget()
     try:
         return program.main(list(args))
     except SystemExit as stop:
@@ -239,6 +244,7 @@ def _as_it_was(env: Dict[str, str], without: Sequence[str], out: IO[str], err: I
                 patches.enter_context(mock.patch.object(program, name, value))
             yield children
     finally:
+        _forget()
         for name in without:
             del sys.modules[name]
         sys.modules.update(modules)
