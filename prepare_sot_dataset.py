@@ -590,22 +590,29 @@ CERTIFICATES = "name its certificates in SSL_CERT_FILE and REQUESTS_CA_BUNDLE"
 DISK_HINT = "the disk with the video cache is full; free some space or choose another --hf-cache-dir"
 SETTING_ERRNOS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG,
                   errno.ELOOP}  # of a file or folder that only its owner can mend
-HUB_RULES = (  # signs (a class, a status, an errno, words in lower case), what to do, why; the first counts
-    (("ENOSPC", "EDQUOT", "no space left"), "stop", DISK_HINT),  # the last as hf_xet says it
-    (("certificate verify failed",), "stop",
+BUGS = (AttributeError, TypeError, NameError, LookupError)  # ours or the client's; never the network's
+CLIENT_VERSIONS = ((0, 24), (3,))  # of huggingface_hub, from the first to before the second
+# Signs (a class, an errno, a status and whose it is), what to do, why; the first counts. Never words: an
+# address or a gateway's own text may hold any.
+HUB_RULES = (
+    (("ENOSPC", "EDQUOT"), "stop", DISK_HINT),
+    (("SSLCertVerificationError",), "stop",
      "the server's certificate is not trusted; behind a proxy that looks into the traffic, " + CERTIFICATES),
-    (("invalid path",), "stop", "there is no such file of certificates; " + CERTIFICATES),
-    (("SSLError",), "stop", "the server does not speak TLS; check HF_ENDPOINT (http or https?)"),
+    (("SSLError",), "retry", "the TLS connection failed (%s)"),  # a cut during the handshake, too
     (("FileMetadataError", "RecursionError", "TooManyRedirects", "a web page"), "stop", NO_HUB + " (%s)"),
-    (("proxy",), "stop", "the proxy cannot be used; " + PROXY_HINT),
+    (("ProxyError", "InvalidProxyURL"), "stop", "the proxy cannot be used; " + PROXY_HINT),
     (("UnsupportedProtocol", "MissingSchema", "InvalidSchema", "InvalidURL"), "stop",
      "HF_ENDPOINT or a proxy is no address; expected https:// and a host; " + PROXY_HINT),
     (("UnicodeError",), "stop", "the saved token is none; log in again, or check HF_TOKEN_PATH"),
     (("EACCES", "EPERM"), "stop", "a firewall on this machine refuses the connection"),
     (("OfflineModeIsEnabled",), "stop", "offline mode (HF_HUB_OFFLINE) is on and the file is not in the "
      "cache under this --revision; switch it off, or use --video-dir"),
-    (("xet-read-token",), "retry", "the hub gives no access to Xet"),  # says nothing about the file itself
-    (("address 403",), "retry", "the download address has expired (403)"),
+    (("Xet's token",), "retry", "the hub gives no access to Xet"),  # says nothing about the file itself
+    (("429",), "retry", "too many requests (429)"),
+    (("416", "DamagedOnTheWay"), "again", "the file arrived damaged or with the wrong length"),
+    (("408", "425", "5xx"), "retry", "the server answered %s"),
+    (("signed 401", "signed 403"), "retry", "the download address has expired (%s)"),
+    (("signed",), "retry", "the server answered %s"),
     (("GatedRepoError", "403"), "stop", REFUSED + LOGIN_HINT),
     (("401",), "stop", "access refused (401 Unauthorized): the token is missing, wrong or expired, or the "
      "repository does not exist; check its name and " + LOGIN_HINT),
@@ -613,26 +620,28 @@ HUB_RULES = (  # signs (a class, a status, an errno, words in lower case), what 
     (("RepositoryNotFoundError", "HFValidationError"), "stop", "no such repository (404); check --repo-id"),
     (("EntryNotFoundError",), "skip",
      "not found in the repository (404); check --repo-subdir and --revision"),
-    (("429",), "retry", "too many requests (429)"),
-    (("416", "consistency check failed"), "again", "the file arrived with the wrong length"),
-    (("5xx",), "retry", "the server answered %s"),
     (("4xx",), "skip", "the server answered %s"),
-    (("arrived damaged",), "again", "the file arrived damaged (its checksum differs from the hub's)"),
-    (("timeout", "timed out"), "retry", "the server stopped answering (time-out)"),
-    (("refused", "client has been closed"), "retry", NO_CONNECTION),
-    (("reset",), "retry", "connection reset"),
-    (("incomplete", "readerror", "protocolerror"), "retry", "connection broken"),
+    (("ECONNREFUSED", "NewConnectionError"), "retry", NO_CONNECTION),
+    (("TimeoutError", "Timeout", "TimeoutException", "ETIMEDOUT"), "retry",
+     "the server stopped answering (time-out)"),
+    (("ECONNRESET",), "retry", "connection reset"),
+    (("IncompleteRead", "ReadError", "ProtocolError", "RemoteDisconnected"), "retry", "connection broken"),
     (("LocalEntryNotFoundError", "ConnectionError", "ConnectError"), "retry", NO_CONNECTION),
     (("RuntimeError",), "retry", "the transfer by Xet failed"),
-    (("",), "retry", "the download failed (%s)"),
+    (("a bare OSError",), "again", "the file arrived with the wrong length"),  # so the client says that
+    (("anything",), "retry", "the download failed (%s)"),
 )
+
+
+class DamagedOnTheWay(Exception):
+    """A downloaded file does not have the hub's SHA-256."""
 
 
 def judge(error: BaseException) -> Tuple[str, str, Optional[float]]:
     """What to do about an error of huggingface_hub 0.24 to 2.4, why, and the wait asked for (seconds).
 
-    'stop' the run, 'skip' this video, 'retry', or fetch it 'again' from its start. Quotes no text of the
-    error: it holds addresses, even tokens. The class names are those of `huggingface_hub.utils`.
+    'stop' the run, 'skip' this video, 'retry', or fetch it 'again' from its start. Neither reads nor quotes
+    the text of the error: it holds addresses, even tokens. Its class names are `huggingface_hub.utils`'.
     LocalEntryNotFoundError is an EntryNotFoundError, yet only wraps whatever the first request met, and so
     does the ValueError of force_download=True: their causes decide.
     """
@@ -648,10 +657,7 @@ def judge(error: BaseException) -> Tuple[str, str, Optional[float]]:
     response: Any = next((found for found in responses if found is not None), None)
     status = "" if response is None else str(response.status_code)
     signs = signs_of(chain, response)
-    said = " ".join("%s %s" % (type(link).__name__, link) for link in chain).lower()
-    words = " ".join(word for word in said.split() if "/" not in word)  # no path, no address
-    action, reason = next((action, reason) for row, action, reason in HUB_RULES for sign in row
-                          if sign in signs or sign.islower() and sign in words or not sign)
+    action, reason = next((action, reason) for row, action, reason in HUB_RULES if signs & set(row))
     if reason == NO_CONNECTION and behind_a_proxy():
         action, reason = "stop", "no connection to the proxy; " + PROXY_HINT
     reason = reason.replace("%s", status or type(error).__name__)
@@ -668,21 +674,30 @@ def place_at_fault(error: BaseException) -> Optional[str]:
 
 
 def signs_of(chain: Sequence[BaseException], response: Any) -> Set[str]:
-    """Names of classes, of errnos, and what the response tells."""
-    signs = {base.__name__ for link in chain for base in type(link).__mro__}
+    """Names of classes, of errnos, and what the response tells.
+
+    Only the hub's own answer about the file decides on access and existence. What an address answers that the
+    hub has signed, or the hub when asked for Xet's token, came after that.
+    """
+    signs = {"anything"} | {base.__name__ for link in chain for base in type(link).__mro__}
     signs |= {errno.errorcode.get(getattr(link, "errno", None) or 0, "no errno") for link in chain
-              if type(link).__name__ != "SSLError"}  # which has numbers of its own
+              if "SSLError" not in {base.__name__ for base in type(link).__mro__}}  # it has its own numbers
+    signs |= {"a bare OSError"} if type(chain[0]) is OSError and chain[0].errno is None else set()
     forced = type(chain[0]) is ValueError and chain[0].__cause__ is not None
     if "LocalEntryNotFoundError" in signs or forced:
         signs.discard("EntryNotFoundError")
     if response is not None:
         import urllib.parse  # slow, and seldom needed
         status, address = str(response.status_code), urllib.parse.urlsplit(str(response.url))
-        signs |= {"address 403" if address.query and status == "403" else status, status[0] + "xx"}
-        signs |= {"xet-read-token"} if "/xet-read-token/" in address.path else set()
+        signs |= {status, status[0] + "xx"}
+        if "/xet-read-token/" in address.path:
+            signs.add("Xet's token")
+        elif address.query:
+            signs |= {"signed", "signed " + status}
         headers = {name.lower(): value for name, value in response.headers.items()}
         a_page = "text/" in headers.get("content-type", "") and "x-error-message" not in headers
-        signs |= {"a web page"} if status == "511" or a_page and "403" in signs else set()
+        if status == "511" or a_page and status == "403" and "signed" not in signs:
+            signs.add("a web page")
     return signs
 
 
@@ -709,21 +724,35 @@ def hub_client() -> Any:
     for name, value in XET_PATIENCE.items():
         os.environ.setdefault(name, value)
     try:
+        import huggingface_hub
+        check_version(huggingface_hub.__version__)
         import huggingface_hub.constants
         import huggingface_hub.file_download
         import huggingface_hub.utils
         client: Any = huggingface_hub
-        constants, file_download, utils = client.constants, client.file_download, client.utils
+        constants = client.constants
         if min(constants.HF_HUB_ETAG_TIMEOUT, constants.HF_HUB_DOWNLOAD_TIMEOUT) <= 0:
             raise ValueError("a time-out of 0 s or less")
-        tame(file_download, utils, constants)
+        for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):  # which 0.x reads for each request anew
+            if client.__version__ < "1" and not os.path.exists(os.environ.get(name) or os.curdir):
+                raise ValueError("%s: no such file" % name)
+        client.utils.get_session()  # here, where a variable that it cannot take is told as that
+    except StopRun:
+        raise
     except (Exception, SystemExit) as error:  # missing, broken, or a variable has a value that it cannot take
-        if "proxy" in str(error).lower():
-            raise StopRun("the proxy cannot be used; " + PROXY_HINT) from None
         raise StopRun("huggingface_hub cannot be used (%s: %s): pip install -r requirements.txt, or check "
                       "%s, or take the videos from a folder with --video-dir"
                       % (type(error).__name__, error, ", ".join(variables) or "its files")) from None
+    tame(client.file_download, client.utils, constants)
     return client
+
+
+def check_version(version: str) -> None:
+    """StopRun for a client of the hub that is not supported."""
+    numbers = tuple(map(int, re.findall(r"\d+", version)[:2]))
+    if not CLIENT_VERSIONS[0] <= numbers < CLIENT_VERSIONS[1]:
+        raise StopRun("huggingface_hub %s is not supported, 0.24 to 2 are: pip install -r requirements.txt"
+                      % version)
 
 
 def tame(file_download: Any, utils: Any, constants: Any) -> None:
@@ -736,9 +765,8 @@ def tame(file_download: Any, utils: Any, constants: Any) -> None:
             known = set(inspect.signature(function).parameters) & set(forced)
             options = {key: forced[key] for key in known}
             setattr(file_download, name, functools.partial(with_options, function, options))
-    session = utils.get_session()  # here, where a variable that it cannot take is told as that
     if hasattr(getattr(utils, "_xet", None), "get_xet_session"):
-        session.timeout = constants.HF_HUB_ETAG_TIMEOUT  # else none, even for Xet's token
+        utils.get_session().timeout = constants.HF_HUB_ETAG_TIMEOUT  # else none, even for Xet's token
     else:
         constants.HF_HUB_DISABLE_XET = True  # such a client notices SIGTERM only when the file is complete
 
@@ -760,7 +788,7 @@ def ask_hub(what: str, request: Callable[[bool], T]) -> T:
         try:
             client = hub_client()
             return request(again)
-        except (NeedsWholeVideo, StopRun):
+        except (NeedsWholeVideo, StopRun, *BUGS):
             raise
         except (Exception, SystemExit) as error:  # of whatever HTTP library this version of the client has
             action, reason, asked = judge(error)
@@ -818,6 +846,7 @@ class HubFile(NamedTuple):
 
     def part(self, start: int, end: int) -> bytes:
         """Its bytes from start to before end. The HTTP library leaves the token out on another host."""
+        import http.client  # slow, and the hub's client needs it anyway
         utils = library("huggingface_hub.utils")
         timeout = library("huggingface_hub").constants.HF_HUB_DOWNLOAD_TIMEOUT
         headers = {**utils.build_hf_headers(token=self.token), "Range": "bytes=%d-%d" % (start, end - 1),
@@ -828,7 +857,7 @@ class HubFile(NamedTuple):
             raise NeedsWholeVideo("the server sends whole files only")
         content: bytes = response.content
         if len(content) != end - start:
-            raise ConnectionError("incomplete")
+            raise http.client.IncompleteRead(content, end - start - len(content))
         return content
 
     def cached(self) -> Optional[Path]:
@@ -843,7 +872,7 @@ class HubFile(NamedTuple):
 
 
 def check_download(path: str, etag: Optional[str]) -> None:
-    """ConnectionError for a cached file without the hub's SHA-256, if known; it goes with all its names.
+    """DamagedOnTheWay for a cached file without the hub's SHA-256, if known; it goes with all its names.
 
     The cache's link for a large file names a blob by its SHA-256 (the blob may be a link in turn, named by a
     Xet hash); a cache without symbolic links, as on most Windows machines, needs what the hub told.
@@ -864,7 +893,7 @@ def check_download(path: str, etag: Optional[str]) -> None:
             names.append(os.path.join(os.path.dirname(names[-1]), os.readlink(names[-1])))
         for name in names:
             remove(name)
-    raise ConnectionError("arrived damaged")
+    raise DamagedOnTheWay
 
 
 # --- Streaming: part of a video
@@ -2227,6 +2256,8 @@ def before_the_work(args: argparse.Namespace, todo: Sequence[Target]) -> None:
     """Find out what would stop the work before anything is downloaded; say what the user should know."""
     if any(kept_frames(target) is None for target in todo):
         ffmpeg_of(args)
+        if args.hf_cache_dir and not args.video_dir:
+            os.makedirs(args.hf_cache_dir, exist_ok=True)
     metas = [read_object(target.directory / META_NAME) for target in todo]
     others = [target.sequence.seq_id for target, meta in zip(todo, metas) if meta and "source" not in meta]
     if others:

@@ -51,11 +51,15 @@ STATUS_FAULTS: dict[str, tuple[int, str | None, str]] = {
     "404-entry": (404, "EntryNotFound", "Entry not found"),
     "404-repo": (404, "RepoNotFound", "Repository not found"),
     "404-revision": (404, "RevisionNotFound", "Invalid rev id"),
+    "408": (408, None, "Request Timeout"),
     "416": (416, None, "Requested range not satisfiable"),
+    "425": (425, None, "Too Early"),
     "429": (429, None, "We had to rate limit you."),
     "500": (500, None, "Internal Error - We're working hard to fix this as soon as possible!"),
+    "502-proxy": (502, None, "Proxy Error"),
     "503": (503, None, "Service Unavailable"),
 }
+REASONS = {"502-proxy": "Proxy Error"}  # in the first line of the answer, where it is not the usual one
 BREAKS = {"reset", "stall", "close"}  # after `after` bytes of a file; None: before any answer
 # And on the way of a file, by cdn or xorb:
 # wrong-bytes: its byte `after` is inverted.
@@ -384,16 +388,16 @@ class Handler(BaseHTTPRequestHandler):
             headers["Retry-After"] = str(fault.retry_after)
         if fault and fault.ratelimit is not None:
             headers["RateLimit"] = f'"api";r=0;t={fault.ratelimit}'
-        self.send_small(status, message.encode(), headers)
+        self.send_small(status, message.encode(), headers, REASONS.get(kind))
 
-    def send_small(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-        self.send_head(status, len(body), headers)
+    def send_small(self, status: int, body: bytes, headers: dict[str, str], reason: str | None = None) -> None:
+        self.send_head(status, len(body), headers, reason)
         if self.command != "HEAD":
             self.wfile.write(body)
             self.record.bytes_sent += len(body)
 
-    def send_head(self, status: int, length: int, headers: dict[str, str]) -> None:
-        self.send_response(status)
+    def send_head(self, status: int, length: int, headers: dict[str, str], reason: str | None = None) -> None:
+        self.send_response(status, reason)
         for name, value in {"Content-Length": str(length), **headers}.items():
             self.send_header(name, value)
         self.end_headers()

@@ -21,7 +21,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests import clips
-from tests.world import PATIENCE, Run, World, age, at_change, clip, obey_permissions, rewritten, stamps, strays, tree
+from tests.world import (
+    PATIENCE, RETRY_WAITS, Run, World, age, at_change, clip, obey_permissions, rewritten, stamps, strays, tree)
 
 KILLS = int(os.environ.get("KILLS", "8"))
 META, GT, SHEET, MANIFEST = "sequence_meta.json", "gt.json", "contact_sheet.jpg", "gt_requests.json"
@@ -472,7 +473,7 @@ def test_no_video_is_fetched_for_a_folder_that_cannot_be_written(world: World, d
         disk("ro")
     else:
         world.output.mkdir(mode=0o555)
-    run = Wish().ask(world, fork=True, constants={"RETRY_WAIT_SECONDS": (0,)})
+    run = Wish().ask(world, fork=True, constants={RETRY_WAITS: (0,)})
     assert run.code == 2 and str(world.output) in run.errors[0], run
     assert not re.search("connect|retry", run.err)
 

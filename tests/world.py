@@ -27,6 +27,7 @@ from tests.hub_server import Hub
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = ROOT / "prepare_sot_dataset.py"
+RETRY_WAITS = "RETRY_WAIT_SECONDS"  # the program's constant with the waits before the retries
 PATIENCE = 120.0  # seconds for one run; a machine may be busy
 
 Argument = Union[str, int, Path]
