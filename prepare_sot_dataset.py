@@ -2276,8 +2276,8 @@ def warn_of_mixed_versions(ready: Sequence[Target]) -> None:
     sources = [read_object(target.directory / META_NAME).get("source", {}) for target in ready]
     commits = collections.Counter(source["revision"] for source in sources if source.get("revision"))
     if len(commits) > 1:
-        LOG.warning("the sequences come from several versions of the dataset: %s; --revision with one of these "
-                    "commits prepares all from that one",
+        LOG.warning("the sequences come from several versions of the dataset: %s; --revision with one of "
+                    "these commits prepares all from that one",
                     ", ".join("%d from %s" % (count, commit) for commit, count in commits.most_common()))
 
 
