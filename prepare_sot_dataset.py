@@ -145,6 +145,13 @@ class Screen(logging.Handler):
         write_line(sign + record.getMessage(), sys.stderr)
 
 
+class ClientMessages(logging.Handler):
+    """What the hub's client says, as ours, without the query strings of addresses: they may be signed."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        LOG.log(record.levelno, "%s", re.sub(r"\?\S+", "", " ".join(record.getMessage().split())))
+
+
 def write_line(text: str, stream: TextIO, end: str = "\n") -> None:
     """Write a line; when nobody can read it (a closed pipe, a full disk), the work goes on without.
 
@@ -756,8 +763,11 @@ def check_version(version: str) -> None:
 
 
 def tame(file_download: Any, utils: Any, constants: Any) -> None:
-    """Have the client say nothing, tell its bytes to PROGRESS, and leave retries to us; Xet where it ends."""
-    utils.logging.set_verbosity_error()  # its log and its warnings quote signed addresses
+    """Have the client speak by our log, tell PROGRESS its bytes, and leave retries to us; Xet where it ends."""
+    messages = logging.getLogger("huggingface_hub")
+    messages.handlers, messages.propagate = [ClientMessages()], False
+    if messages.level >= logging.INFO:  # its 'Still waiting to acquire lock' is no warning
+        logging.getLogger("huggingface_hub.utils").setLevel(logging.INFO)
     forced = {"max_retries": 0, "_nb_retries": 0, "_tqdm_bar": PROGRESS}
     for name in {"http_get", "xet_get", "http_backoff", "http_stream_backoff"} & set(vars(file_download)):
         function = getattr(file_download, name)
