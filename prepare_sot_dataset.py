@@ -763,7 +763,7 @@ def check_version(version: str) -> None:
 
 
 def tame(file_download: Any, utils: Any, constants: Any) -> None:
-    """Have the client speak by our log, tell PROGRESS its bytes, and leave retries to us; Xet where it ends."""
+    """Have the client speak by our log, tell PROGRESS its bytes, leave retries to us; Xet where it ends."""
     messages = logging.getLogger("huggingface_hub")
     messages.handlers, messages.propagate = [ClientMessages()], False
     if messages.level >= logging.INFO:  # its 'Still waiting to acquire lock' is no warning

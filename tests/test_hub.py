@@ -220,11 +220,26 @@ def test_client_waits_for_a_lock_and_says_so(here: Here) -> None:
     assert (running.returncode, here.right(ONE)) == (0, True)
 
 
+SAYS_AN_ADDRESS = """
+import logging, huggingface_hub, huggingface_hub.file_download as module
+download = module.hf_hub_download
+def says(*args, **options):
+    logging.getLogger(module.__name__).warning("See (https://h.example/a/b?X-Amz-Signature=SIGNED-1), why?")
+    return download(*args, **options)
+huggingface_hub.hf_hub_download = module.hf_hub_download = says
+"""
+
+
 def test_warnings_of_the_client_are_shown_without_signatures(here: Here) -> None:
+    here.lay_out(3)
+    told = here.run(*only(THREE), prologue=SAYS_AN_ADDRESS)
+    assert told.code == 0 and re.search("See .https://h.example/a/b.*why", told.err), told.err
     here.hub.fault(ONE, "stall", stage="cdn", after=1000)
     run = here.run(*only(ONE), env=PLAIN)  # and looks for secrets
     assert (run.code, here.right(ONE)) == (0, True)
     assert re.search("Error while downloading from http://.*" + ONE, run.err), run.err
+    here.hub.refuse("cdn")  # requests, which 0.x uses, quotes the address that it cannot reach
+    assert here.run("--output-dir", here.world.folder / "refused", *only(TWO), env=PLAIN).code == 1
     quiet = here.run("--quiet", "--output-dir", here.world.folder / "quiet", *only(ONE), env=PLAIN)
     assert (quiet.code, quiet.err) == (0, "")
 
