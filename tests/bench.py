@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median
-from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Sequence
+from typing import Any, Callable, Iterable, List, NamedTuple, Sequence
 
 PROGRAM = Path(__file__).resolve().parent.parent / "prepare_sot_dataset.py"
 FPS, GOP, STRIDE, PART_FRAMES, PARTS = 30, 250, 15, 500, 12
@@ -67,14 +67,14 @@ class Timed(NamedTuple):
 
 
 def output_of(command: Sequence[str]) -> str:
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)
     if done.returncode:
-        raise SystemExit("failed: %s\n%s" % (" ".join(command), done.stderr.decode("utf-8", "replace")))
+        raise SystemExit("failed: {}\n{}".format(" ".join(command), done.stderr.decode("utf-8", "replace")))
     return done.stdout.decode("utf-8", "replace")
 
 
-def watched(code: str, *args: Any) -> Dict[str, Any]:
-    found: Dict[str, Any] = json.loads(output_of([sys.executable, "-c", code, *map(str, args)]).splitlines()[-1])
+def watched(code: str, *args: Any) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(output_of([sys.executable, "-c", code, *map(str, args)]).splitlines()[-1])
     return found
 
 
@@ -96,33 +96,33 @@ def make_clip(ffmpeg: str, clip: Path) -> None:
     whole.rename(clip)
 
 
-def ids_from(start: int, count: int) -> List[int]:
+def ids_from(start: int, count: int) -> list[int]:
     return [start + index * STRIDE for index in range(count)]
 
 
-def record(ids: Sequence[int], name: str = "1") -> Dict[str, Any]:
+def record(ids: Sequence[int], name: str = "1") -> dict[str, Any]:
     return {"seq_id": "%s__%s__%d__obj%s" % (SCENE, CAMERA, ids[0], name), "scene": SCENE, "camera": CAMERA,
             "object_id": name, "object_type": "Robot", "init_frame_id": ids[0], "init_bbox": BOX,
             "canonical_frame_ids": list(ids), "clip_fps": float(FPS)}
 
 
-def write_benchmark(path: Path, records: Iterable[Dict[str, Any]]) -> Path:
+def write_benchmark(path: Path, records: Iterable[dict[str, Any]]) -> Path:
     with path.open("w", encoding="ascii") as file:
         file.writelines(json.dumps(item) + "\n" for item in records)
     return path
 
 
-def program_arguments(benchmark: Path, video_dir: Path, out: Path, nframes: int = 8) -> List[str]:
+def program_arguments(benchmark: Path, video_dir: Path, out: Path, nframes: int = 8) -> list[str]:
     return [str(PROGRAM), "--benchmark", str(benchmark), "--video-dir", str(video_dir), "--repo-subdir", SUBDIR,
             "--output-dir", str(out), "--nframes", str(nframes)]
 
 
-def single_call(ffmpeg: str, clip: Path, ids: Sequence[int], out: Path, prefix: str = "f") -> List[str]:
+def single_call(ffmpeg: str, clip: Path, ids: Sequence[int], out: Path, prefix: str = "f") -> list[str]:
     passthrough = ["-fps_mode", "passthrough"] if "-fps_mode" in output_of([ffmpeg, "-h", "long"]) else ["-vsync", "0"]
     start = ids[0] - 0.5
-    wanted = "+".join("between(t,%.4f,%.4f)" % ((k - 0.5 - start) / FPS, (k + 0.5 - start) / FPS) for k in ids)
+    wanted = "+".join(f"between(t,{(k - 0.5 - start) / FPS:.4f},{(k + 0.5 - start) / FPS:.4f})" for k in ids)
     return [ffmpeg, "-nostdin", "-loglevel", "error", "-ss", "%.4f" % (start / FPS), "-i", str(clip),
-            "-vf", "select='%s'" % wanted, *passthrough, "-frames:v", str(len(ids)), "-compression_level", "1",
+            "-vf", f"select='{wanted}'", *passthrough, "-frames:v", str(len(ids)), "-compression_level", "1",
             "-pred", "up", "-start_number", "0", str(out / (prefix + "%02d.png"))]
 
 
@@ -143,9 +143,9 @@ def fresh(out: Path) -> Path:
     return out
 
 
-def take_turns(ways: Dict[str, Way], scratch: Path, rounds: int) -> Dict[str, List[Timed]]:
+def take_turns(ways: dict[str, Way], scratch: Path, rounds: int) -> dict[str, list[Timed]]:
     """All ways once to warm up, then `rounds` times. Their last outputs stay in folders named 0, 1, ..."""
-    times: Dict[str, List[Timed]] = {name: [] for name in ways}
+    times: dict[str, list[Timed]] = {name: [] for name in ways}
     for number in range(rounds + 1):
         for index, (name, way) in enumerate(ways.items()):
             taken = timed(way(fresh(scratch / str(index))))
@@ -155,17 +155,17 @@ def take_turns(ways: Dict[str, Way], scratch: Path, rounds: int) -> Dict[str, Li
 
 
 def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    print("**%s**\n" % title)
-    print("| %s |\n|%s" % (" | ".join(header), " --- |" * len(header)))
+    print(f"**{title}**\n")
+    print("| {} |\n|{}".format(" | ".join(header), " --- |" * len(header)))
     for row in rows:
-        print("| %s |" % " | ".join(row))
+        print("| {} |".format(" | ".join(row)))
     print(flush=True)
 
 
-def time_cells(times: Sequence[Timed], single: Sequence[Timed], per: int = 1) -> List[str]:
+def time_cells(times: Sequence[Timed], single: Sequence[Timed], per: int = 1) -> list[str]:
     """Medians, and the median of the ratios within each round."""
     return ["%.2f" % (median(t.seconds for t in times) / per),
-            "%.2f" % median(t.seconds / s.seconds for t, s in zip(times, single)),
+            f"{median(t.seconds / s.seconds for t, s in zip(times, single)):.2f}",
             "%.2f" % (median(t.cpu_seconds for t in times) / per)]
 
 
@@ -180,7 +180,7 @@ class Bench:
     def one_sequence(self, count: int) -> None:
         ffmpeg, clip, ids = self.ffmpeg, self.clip, ids_from(FIRST, count)
         benchmark = write_benchmark(self.scratch / "one.jsonl", [record(ids)])
-        ways: Dict[str, Way] = {
+        ways: dict[str, Way] = {
             "this program": lambda out: [[sys.executable, *program_arguments(benchmark, self.video_dir, out, count)]],
             "ffmpeg, one call": lambda out: [single_call(ffmpeg, clip, ids, out)]}
         if importlib.util.find_spec("av"):
@@ -194,7 +194,7 @@ class Bench:
     def many_sequences(self) -> None:
         groups = [ids_from(start, 8) for start in SEQUENCE_STARTS]
         benchmark = write_benchmark(self.scratch / "many.jsonl", map(record, groups))
-        ways: Dict[str, Way] = {
+        ways: dict[str, Way] = {
             "this program": lambda out: [[sys.executable, *program_arguments(benchmark, self.video_dir, out)]],
             "ffmpeg, one call each": lambda out: [single_call(self.ffmpeg, self.clip, ids, out, "%d_f" % ids[0])
                                                   for ids in groups]}
@@ -205,7 +205,7 @@ class Bench:
         print_table("%d sequences of one video, 8 frames" % len(groups),
                     ("", "seconds per sequence", "x one call", "CPU s per sequence", "peak memory of Python"),
                     [[name, *time_cells(taken, times["ffmpeg, one call each"], len(groups)),
-                      "%.0f MB" % peak if index == 0 else ""] for index, (name, taken) in enumerate(times.items())])
+                      f"{peak:.0f} MB" if index == 0 else ""] for index, (name, taken) in enumerate(times.items())])
 
     def nothing_to_do(self, count: int) -> None:
         ids, first, out = ids_from(FIRST, 8), self.scratch / "first", fresh(self.scratch / "ready")
@@ -223,11 +223,11 @@ class Bench:
         print_table("Nothing to do (8 frames each; the images are hard links to the same ones)",
                     ("ready sequences", "seconds", "CPU s", "peak memory", "of cv2, huggingface_hub, PIL imported",
                      "child processes"),
-                    [[str(count), *time_cells(times, times)[::2], "%.0f MB" % megabytes(seen["peak"]),
+                    [[str(count), *time_cells(times, times)[::2], "{:.0f} MB".format(megabytes(seen["peak"])),
                       ", ".join(seen["imported"]) or "none", str(seen["children"])]])
 
 
-def copy_ready(prepared: Path, copy: Path, item: Dict[str, Any]) -> None:
+def copy_ready(prepared: Path, copy: Path, item: dict[str, Any]) -> None:
     meta = json.loads((prepared / "sequence_meta.json").read_text(encoding="utf-8"))
     label = "%s/%s/%d/obj%s" % (SCENE, CAMERA, item["init_frame_id"], item["object_id"])
     meta.update(seq_id=item["seq_id"], object_id=item["object_id"], label=label)

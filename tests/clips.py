@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Iterator, NamedTuple, Sequence, Union
 
 from PIL import Image
 
@@ -35,7 +35,7 @@ Maker = Callable[[Path], None]
 
 # ---------------------------------------------------------------- ffmpeg
 
-def ffmpegs() -> List[str]:
+def ffmpegs() -> list[str]:
     """All that this machine has to test with; TEST_FFMPEG leaves no choice."""
     named = os.environ.get("TEST_FFMPEG")
     found = [named or shutil.which("ffmpeg")]
@@ -48,9 +48,9 @@ def ffmpegs() -> List[str]:
 def ffmpeg_exe() -> str:
     return ffmpegs()[0]
 
-def run_ffmpeg(args: Sequence[str], stdin: bytes = b"", loglevel: str = "error") -> Tuple[bytes, str]:
+def run_ffmpeg(args: Sequence[str], stdin: bytes = b"", loglevel: str = "error") -> tuple[bytes, str]:
     command = [ffmpeg_exe(), "-hide_banner", "-nostats", "-loglevel", loglevel, "-y", *args]
-    done = subprocess.run(command, input=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    done = subprocess.run(command, input=stdin, capture_output=True)
     messages = done.stderr.decode("utf-8", "replace")
     if done.returncode:
         raise RuntimeError("{} failed:\n{}".format(" ".join(command), messages))
@@ -61,7 +61,7 @@ def _says(exe: str, *topic: str) -> str:
     return subprocess.run([exe, "-hide_banner", *topic], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                           stdin=subprocess.DEVNULL).stdout.decode("utf-8", "replace")
 
-def passthrough_args() -> List[str]:
+def passthrough_args() -> list[str]:
     known = "-fps_mode" in _says(ffmpeg_exe(), "-h", "long")
     return ["-fps_mode", "passthrough"] if known else ["-vsync", "0"]
 
@@ -71,7 +71,7 @@ def has_encoder(name: str) -> bool:
 
 # ---------------------------------------------------------------- pictures
 
-def _noise_rows(seed: int, width: int, rows: int, low: int, high: int) -> List[bytes]:
+def _noise_rows(seed: int, width: int, rows: int, low: int, high: int) -> list[bytes]:
     dice = random.Random(seed)
     corners = [[dice.randint(low, high) for _ in range(width // 8)] for _ in range(rows // 4 + 1)]
     # Blobs of 8x4 samples: enough structure for motion search, little enough for a low bit rate.
@@ -88,7 +88,7 @@ def _index_row(index: int) -> bytes:
 def picture(index: int) -> bytes:
     """One yuv420p picture: the index, its complement, and texture that moves by 3 samples a frame."""
     if not 0 <= index < 1 << INDEX_BITS:
-        raise ValueError("the picture has room for {} bits".format(INDEX_BITS))
+        raise ValueError(f"the picture has room for {INDEX_BITS} bits")
     number = _index_row(index) * BLOCK + _index_row(~index) * BLOCK
     move = 3 * index % (2 * WIDTH)
     texture = b"".join(row[move:move + WIDTH] for row in _LUMA)
@@ -100,7 +100,7 @@ def picture(index: int) -> bytes:
 
 def read_index(rgb: bytes, width: int, height: int) -> int:
     if len(rgb) != width * height * 3 or width < WIDTH or height < 2 * BLOCK:
-        raise ValueError("not a {}x{} picture of these clips".format(width, height))
+        raise ValueError(f"not a {width}x{height} picture of these clips")
 
     def number_at(row: int) -> int:
         found = 0
@@ -111,7 +111,7 @@ def read_index(rgb: bytes, width: int, height: int) -> int:
 
     number, complement = number_at(BLOCK // 2 - 3), number_at(3 * BLOCK // 2 - 3)
     if number ^ complement != (1 << INDEX_BITS) - 1:
-        raise ValueError("no legible index: {:b} over {:b}".format(number, complement))
+        raise ValueError(f"no legible index: {number:b} over {complement:b}")
     return number
 
 class Picture(NamedTuple):
@@ -122,10 +122,10 @@ class Picture(NamedTuple):
 def read_png(path: PathLike) -> Picture:
     with Image.open(str(path)) as image:
         if image.format != "PNG" or image.mode != "RGB":
-            raise ValueError("{} is {} {}, not 8-bit RGB PNG".format(path, image.format, image.mode))
+            raise ValueError(f"{path} is {image.format} {image.mode}, not 8-bit RGB PNG")
         return Picture(image.width, image.height, image.tobytes())
 
-def full_decode(path: PathLike) -> List[Picture]:
+def full_decode(path: PathLike) -> list[Picture]:
     # PPM is the raw RGB24 picture behind a header that tells its size.
     stream, _ = run_ffmpeg(["-i", str(path), "-map", "0:V:0", *passthrough_args(),
                             "-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "-"])
@@ -133,7 +133,7 @@ def full_decode(path: PathLike) -> List[Picture]:
     while at < len(stream):
         header = re.compile(rb"P6\n(\d+) (\d+)\n255\n").match(stream, at)
         if header is None:
-            raise RuntimeError("{}: a full decode gave something else than pictures".format(path))
+            raise RuntimeError(f"{path}: a full decode gave something else than pictures")
         width, height = map(int, header.groups())
         at = header.end() + width * height * 3
         found.append(Picture(width, height, stream[header.end():at]))
@@ -170,7 +170,7 @@ def boxes(data: Data, start: int = 0, end: int = -1, parent: str = "") -> Iterat
 def the_box(data: Data, path: str) -> Box:
     found = [box for box in boxes(data) if box.path == path]
     if len(found) != 1:
-        raise RuntimeError("{} boxes {} instead of one".format(len(found), path))
+        raise RuntimeError(f"{len(found)} boxes {path} instead of one")
     return found[0]
 
 def replace_box(data: bytearray, path: str, payload: bytes) -> None:
@@ -190,13 +190,13 @@ def _number(data: Data, path: str, at: int) -> int:
 # ---------------------------------------------------------------- coders
 
 # Scene cuts off: key frames then stand exactly where the tests expect them.
-KEYS = ("keyint={}".format(GOP), "min-keyint={}".format(GOP), "scenecut=0")
+KEYS = (f"keyint={GOP}", f"min-keyint={GOP}", "scenecut=0")
 
-def x264(*params: str) -> List[str]:
+def x264(*params: str) -> list[str]:
     return ["-c:v", "libx264", "-preset", "veryfast", "-crf", "23",
             "-x264-params", ":".join([*KEYS, "threads=2", *params])]
 
-def x265(*params: str) -> List[str]:
+def x265(*params: str) -> list[str]:
     return ["-c:v", "libx265", "-preset", "veryfast", "-crf", "25", "-tag:v", "hvc1", "-x265-params",
             ":".join([*KEYS, "log-level=none", "pools=2", "frame-threads=1", *params])]
 
@@ -217,12 +217,12 @@ AV1 = {"libaom-av1": ["-strict", "-2", "-cpu-used", "8", "-crf", "30", "-b:v", "
 def encode(path: Path, coder: Sequence[str], rate: str = "30", frames: int = FRAMES,
            before: Sequence[str] = (), after: Sequence[str] = ()) -> None:
     """`before` stands in front of the pictures' input, `after` behind it and in front of the coder."""
-    size = "{}x{}".format(WIDTH, HEIGHT)
+    size = f"{WIDTH}x{HEIGHT}"
     pictures = ["-f", "rawvideo", "-pix_fmt", "yuv420p", "-s", size, "-framerate", rate, "-i", "-"]
     run_ffmpeg([*before, *pictures, *after, *coder, "-f", "mp4", str(path)],
                stdin=b"".join(picture(index) for index in range(frames)))
 
-def encoded(*coder: str, change: Optional[Callable[[bytearray], None]] = None, **how: Any) -> Maker:
+def encoded(*coder: str, change: Callable[[bytearray], None] | None = None, **how: Any) -> Maker:
     def make(path: Path) -> None:
         encode(path, coder, **how)
         if change:
@@ -264,7 +264,7 @@ def _make_irregular(path: Path) -> None:
     # Without an encoder time base of its own ffmpeg rounds the times to whole frames of the input rate.
     ticks = ["-enc_time_base", "1:90000", "-video_track_timescale", "90000", *passthrough_args()]
     encode(path, x264(*B_FRAMES), after=[
-        "-vf", "settb=1/90000,setpts='{}'".format(IRREGULAR), *ticks, "-pix_fmt", "yuv420p10le"])
+        "-vf", f"settb=1/90000,setpts='{IRREGULAR}'", *ticks, "-pix_fmt", "yuv420p10le"])
 
 def _make_audio_first(path: Path) -> None:
     # The sound starts earlier than the pictures: the file's start time is not the video's, and neither is 0.
@@ -290,7 +290,7 @@ def _make_vp9(path: Path) -> None:
     # Only with two passes does libvpx make alternate reference frames, which are never shown.
     for number in ("1", "2"):
         encode(path, [*VP9, "-pass", number, "-passlogfile", str(path)],
-               after=["-vf", "scale={}:{}:flags=neighbor".format(WIDTH + 1, HEIGHT + 1)])
+               after=["-vf", f"scale={WIDTH + 1}:{HEIGHT + 1}:flags=neighbor"])
 
 def _make_av1(path: Path) -> None:
     name = next(name for name in AV1 if has_encoder(name))
@@ -304,13 +304,13 @@ CUT = ["-use_editlist", "0"]
 class Facts(NamedTuple):
     """What a clip is; the defaults are those of plain H.264 with B-frames."""
     shows: Sequence[int] = range(FRAMES)  # the numbers in the pictures of a full decode
-    size: Tuple[int, int] = (WIDTH, HEIGHT)
+    size: tuple[int, int] = (WIDTH, HEIGHT)
     packets: int = FRAMES
     hidden: int = 0  # packets that an edit list hides
     keys: Sequence[int] = range(0, FRAMES, GOP)  # among the packets that are shown, by time
     reordered: bool = True
     leading: bool = False  # packets that are shown before the key frame which precedes them in the file
-    gaps: Tuple[Fraction, Fraction] = (Fraction(1, 30),) * 2  # between frames, in s: the smallest, the median
+    gaps: tuple[Fraction, Fraction] = (Fraction(1, 30),) * 2  # between frames, in s: the smallest, the median
     start: float = 0.0  # seconds
     layout: str = "mdat moov"
     tables: str = "ctts elst stss"  # a 1 behind the name: of version 1, which knows times below zero
@@ -318,9 +318,9 @@ class Facts(NamedTuple):
 
 class Kind(NamedTuple):
     make: Maker
-    encoders: Tuple[str, ...]  # any one of them will do
+    encoders: tuple[str, ...]  # any one of them will do
     facts: Facts = Facts()
-    syntax: Dict[str, int] = {}  # "field=value" in the headers of the coded video -> how often; SOME
+    syntax: dict[str, int] = {}  # "field=value" in the headers of the coded video -> how often; SOME
     pixels: str = "yuv420p"
     from_start: bool = False  # frames in the middle can be proven by a decode from the start only
 
@@ -332,7 +332,7 @@ SOME = -1
 H264, H265, LAST_95 = ("libx264",), ("libx265",), range(FRAMES - 95, FRAMES)
 
 # Traps of different layers (times, container, coding) share a clip where one cannot hide the other.
-KINDS: Dict[str, Kind] = {
+KINDS: dict[str, Kind] = {
     "h264_bframes": Kind(
         encoded(*x264(*B_PYRAMID)), H264, Facts(),
         {"nal_unit_type=5": 5, "slice_type=6": 86, "nal_ref_idc=0": 58}),
@@ -403,7 +403,7 @@ KINDS: Dict[str, Kind] = {
 def clip_folder(exe: str) -> Path:
     """For clips by this ffmpeg and this file; all workers share it, and so do the runs to come."""
     told = _says(exe, "-version").encode() + Path(__file__).read_bytes()
-    name = "sot_clips_{}_{}".format(getpass.getuser(), hashlib.sha256(told).hexdigest()[:16])
+    name = f"sot_clips_{getpass.getuser()}_{hashlib.sha256(told).hexdigest()[:16]}"
     folder = Path(tempfile.gettempdir(), name)
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder
@@ -430,14 +430,14 @@ def lay_out(folder: PathLike, clip_path: PathLike, scene: str = "Warehouse_016",
     return target
 
 def record(ids: Sequence[int], init_bbox: Sequence[float] = (200, 300, 450, 700),
-           scene: str = "Warehouse_016", camera: str = "Camera_11", object_id: Union[int, str] = 7,
-           **extra: Any) -> Dict[str, Any]:
-    return {"seq_id": "{}__{}__{}__obj{}".format(scene, camera, ids[0], object_id),
+           scene: str = "Warehouse_016", camera: str = "Camera_11", object_id: int | str = 7,
+           **extra: Any) -> dict[str, Any]:
+    return {"seq_id": f"{scene}__{camera}__{ids[0]}__obj{object_id}",
             "scene": scene, "camera": camera, "object_id": object_id, "object_type": "Person",
             "init_frame_id": ids[0], "init_bbox": list(init_bbox), "canonical_frame_ids": list(ids),
             "clip_fps": 30, **extra}
 
-def write_benchmark(path: PathLike, records: Sequence[Dict[str, Any]]) -> Path:
+def write_benchmark(path: PathLike, records: Sequence[dict[str, Any]]) -> Path:
     path = Path(path)
     path.write_text("".join(json.dumps(entry) + "\n" for entry in records), encoding="utf-8")
     return path

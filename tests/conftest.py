@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
-from typing import Any, Callable, Iterator, List
+from typing import Any, Callable, Iterator
 
 import pytest
 from hypothesis import settings
@@ -49,7 +49,7 @@ def clip() -> Callable[[str], Path]:
     return clip_of
 
 
-def children() -> List[str]:
+def children() -> list[str]:
     return [pid for task in Path("/proc/self/task").glob("*/children") for pid in task.read_text().split()]
 
 
@@ -80,4 +80,4 @@ def nothing_left_behind(
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """What was not tested is said, not left to a letter s."""
     for report in terminalreporter.stats.get("skipped", []):
-        terminalreporter.write_line("NOT TESTED {}: {}".format(report.nodeid, report.longrepr[-1]))
+        terminalreporter.write_line(f"NOT TESTED {report.nodeid}: {report.longrepr[-1]}")

@@ -28,6 +28,7 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, Union
 from urllib.parse import parse_qs, quote, unquote, urlsplit
+import contextlib
 
 Content = Union[bytes, Path]
 
@@ -189,10 +190,8 @@ class Listener(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self.shutdown()
         self.server_close()
         for connection in list(self.connections):
-            try:
+            with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
 
     def process_request(self, request, client_address) -> None:
         self.connections.add(request)
@@ -266,6 +265,7 @@ class Handler(BaseHTTPRequestHandler):
             route = f"{self.hub.endpoint}/api/datasets/{repo}/xet-read-token/{self.hub.commit}"
             headers.update({"X-Xet-Hash": blob.xet_hash, "Link": f'<{route}>; rel="xet-auth"'})
         self.send_small(302, b"Found. Redirecting to " + location.encode(), headers)
+        return None
 
     def send_access_token(self) -> None:
         token, expires = self.hub.sign(), int(time.time()) + 3600
@@ -308,6 +308,7 @@ class Handler(BaseHTTPRequestHandler):
             length = struct.pack("<I", len(data))[:3]
             data = b"\0" + length + b"\0" + length + data
         self.send_file(data, {"ETag": f'"{blob.etag}"'}, fault)
+        return None
 
     def send_plan(self, blob: Blob) -> None:
         """The parts that hold the wanted bytes; the first may begin earlier, the last end later."""
@@ -325,6 +326,7 @@ class Handler(BaseHTTPRequestHandler):
                              "range": chunks, "url_range": span}]  # for v1
         self.send_json({"offset_into_first_range": wanted[0] % PART, "terms": terms,
                         "xorbs": places, "fetch_info": places})
+        return None
 
     def send_json(self, value: Any, **headers: str) -> None:
         self.send_small(200, json.dumps(value).encode(), {"Content-Type": "application/json", **headers})
@@ -343,7 +345,7 @@ class Handler(BaseHTTPRequestHandler):
             headers = {**headers, "Content-Range": f"bytes {start}-{stop - 1}/{len(data)}"}
         self.send_head(status, stop - start, {**headers, "Accept-Ranges": "bytes"})
         if self.command == "HEAD":
-            return
+            return None
         if fault and kind in BREAKS:
             stop = min(stop, start + (fault.after or 0))
         began = time.monotonic()
@@ -355,6 +357,7 @@ class Handler(BaseHTTPRequestHandler):
                 time.sleep(max(0.0, began + self.record.bytes_sent / self.hub.bandwidth - time.monotonic()))
         if fault and kind in BREAKS:
             self.break_off(kind)
+        return None
 
     def fail_early(self, fault: Fault) -> None:
         if fault.kind in STATUS_FAULTS:

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Callable, List, NamedTuple, Optional, Sequence
+from typing import Any, Callable, NamedTuple, Sequence
 
 import pytest
 from PIL import Image
@@ -27,9 +27,9 @@ class Packet(NamedTuple):
 
 
 class Listing(NamedTuple):
-    packets: List[Packet]  # all of the first video stream that is no cover picture, in file order
-    streams: List[str]  # what ffmpeg says of them
-    fields: "Counter[str]"  # of the headers in the coded video, as 'name=value' (H.264, H.265, VP9, AV1)
+    packets: list[Packet]  # all of the first video stream that is no cover picture, in file order
+    streams: list[str]  # what ffmpeg says of them
+    fields: Counter[str]  # of the headers in the coded video, as 'name=value' (H.264, H.265, VP9, AV1)
 
 
 def listing(path: Path, with_fields: bool) -> Listing:
@@ -51,7 +51,7 @@ def listing(path: Path, with_fields: bool) -> Listing:
 
 # A clip never changes once it is made, and starting ffmpeg is most of these tests' time.
 @functools.lru_cache(maxsize=4)
-def decoded(path: Path) -> List[Picture]:
+def decoded(path: Path) -> list[Picture]:
     return clips.full_decode(path)
 
 
@@ -107,9 +107,9 @@ def test_clip_is_what_the_table_says(kind: str) -> None:
 
 # ---------------------------------------------------------------- the program against a full decode
 
-def differences(folder: Path, wanted: Sequence[Picture]) -> List[str]:
+def differences(folder: Path, wanted: Sequence[Picture]) -> list[str]:
     """What is wrong with f00.png, f01.png, ... in a folder."""
-    names = ["f{:02d}.png".format(position) for position in range(len(wanted))]
+    names = [f"f{position:02d}.png" for position in range(len(wanted))]
     there = {path.name for path in folder.glob("f*.png")} - {"f00_ann.png"}
     found = [name + ": not asked for" for name in sorted(there - set(names))]
     for name, picture in zip(names, wanted):
@@ -138,7 +138,7 @@ def prepare(world: World, kind: str, lists: Sequence[Sequence[int]]) -> str:
             past.append(seq_id)
             (told,) = [error for error in run.errors if seq_id in error]
             # Where a packet is not always a frame, their number will do.
-            assert re.search(r"\b({}|{}) frames\b".format(len(frames), facts.packets - facts.hidden), told)
+            assert re.search(rf"\b({len(frames)}|{facts.packets - facts.hidden}) frames\b", told)
             assert not [name for name in run.tree if re.match(seq_id + r".*(\.png|meta\.json)$", name)]
     assert (run.code, world.manifest()["missing"]) == (int(bool(past)), past), run.err
     commands = "\n".join(" ".join(command) for command in run.children)
@@ -146,12 +146,12 @@ def prepare(world: World, kind: str, lists: Sequence[Sequence[int]]) -> str:
     return commands
 
 
-def spread(first: int, step: int, count: int) -> List[int]:
+def spread(first: int, step: int, count: int) -> list[int]:
     step = max(1, min(step, (count - 1 - first) // (NFRAMES - 1)))
     return [first + step * number for number in range(NFRAMES)]
 
 
-def around(*keys: int) -> List[int]:
+def around(*keys: int) -> list[int]:
     # MP4 is sought by decoding time: the frame before a key frame may be decoded after it.
     return [number for key in keys for number in (key - 1, key, key + 1)]
 
@@ -204,7 +204,7 @@ def save(path: Path, picture: Picture) -> None:
     ("f00.png", lambda picture: Picture(*picture[1::-1], picture.rgb), ["f00.png: another picture"]),
 ])
 def test_comparison_accepts_the_right_pictures_only(
-        tmp_path: Path, name: str, change: Optional[Callable[[Picture], Picture]], told: List[str]) -> None:
+        tmp_path: Path, name: str, change: Callable[[Picture], Picture] | None, told: list[str]) -> None:
     first, second = decoded(clip_of("mpeg4_bframes"))[2:4]
     save(tmp_path / "f00.png", first)
     save(tmp_path / "f01.png", second)

@@ -14,7 +14,7 @@ import shutil
 import struct
 import unicodedata
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, NamedTuple, Sequence
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -38,7 +38,7 @@ def site(world: World) -> World:
     return world
 
 
-def around(world: World) -> Dict[str, str]:
+def around(world: World) -> dict[str, str]:
     return {name: what for name, what in tree(world.folder).items()
             if world.output not in (world.folder / name, *(world.folder / name).parents)}
 
@@ -51,18 +51,18 @@ def watched(world: World, *args: Any, **how: Any) -> Run:
     assert run.code in (0, 1, 2) and not re.search("Traceback|Stream map", run.err), run
     said = (run.out + run.err).replace("\n", "")
     assert not {unicodedata.category(char) for char in said} & {"Cc", "Cf", "Cs"}, run
-    assert not run.code or any(len(line) > 25 for line in run.errors), run
+    assert not run.code or re.search("^(ERROR|prepare_sot_dataset.py: error): .{18}", run.err, re.M), run
     return run
 
 
-def wrong_pictures(folder: Path, ids: Sequence[int], truth: Sequence[Picture]) -> List[int]:
+def wrong_pictures(folder: Path, ids: Sequence[int], truth: Sequence[Picture]) -> list[int]:
     """The frame ids under which a sequence has another picture than it should."""
-    found = [clips.read_png(folder / "frames" / "f{:02d}.png".format(index)) for index in range(len(ids))]
+    found = [clips.read_png(folder / "frames" / f"f{index:02d}.png") for index in range(len(ids))]
     return [number for number, picture in zip(ids, found) if picture != truth[number]]
 
 
 @functools.lru_cache(maxsize=None)
-def decoded(kind: str = "mpeg4_bframes") -> List[Picture]:
+def decoded(kind: str = "mpeg4_bframes") -> list[Picture]:
     return clips.full_decode(clip(kind))
 
 
@@ -75,15 +75,15 @@ def assert_prepared(world: World, run: Run) -> None:
 
 MARK = "5071393"  # in the digits of each ground-truth number, and in nothing else
 IN_FOLDER = r"(sequence_meta|gt)\.json|frames(/(f\d\d+|f00_ann|crop)\.png)?"
-OUTPUT_PATH = r"gt_requests\.json|[\w-][\w.-]*(/({}))?".format(IN_FOLDER)
+OUTPUT_PATH = rf"gt_requests\.json|[\w-][\w.-]*(/({IN_FOLDER}))?"
 
 
-def secret(number: int) -> List[float]:
-    x, y = (float("{}.{}{}".format(100 + some, MARK, some % 9 + 1)) for some in (number, number + 3))
+def secret(number: int) -> list[float]:
+    x, y = (float(f"{100 + some}.{MARK}{some % 9 + 1}") for some in (number, number + 3))
     return [x, y, round(x + 300, 8), round(y + 250, 8)]
 
 
-NASTY: List[Any] = [
+NASTY: list[Any] = [
     "", "\x1b[2J\x1b]0;x\x07", "\u202etxt.exe", "\ud800", "\0", "a\nERROR: b", "\u2028", "..", "-i",
     "../../x", "C:\\x", "CON", "%d", "a" * 300, "\u0664\u0662", "concat:a|b", 0, -1, 1.5, 1e308, 1e-320,
     float("nan"), float("inf"), 2 ** 63, 10 ** 400, 999_999_999, 1_000_000_000, True, None]
@@ -96,7 +96,7 @@ BOX = st.lists(st.sampled_from(NASTY) | st.floats(-100, 1100), min_size=4, max_s
 VALUE = JSON | BOX | st.lists(st.integers(-1, 20), max_size=5) | TRUTH | st.lists(SECRET, min_size=1)
 
 
-def flavours(truth: Any) -> List[Dict[str, Any]]:
+def flavours(truth: Any) -> list[dict[str, Any]]:
     said = [{"from": "human", "value": "?"}, {"from": "gpt", "value": json.dumps(truth)}]
     plain = {name: value for name, value in GOOD.items() if name != "seq_id"}
     bare = {name: value for name, value in plain.items() if name != "init_bbox"}
@@ -142,7 +142,7 @@ def run_on(world: World, data: bytes, *args: Any) -> Run:
 @settings(max_examples=MANY or 80, derandomize=not MANY, suppress_health_check=list(HealthCheck))
 @given(benchmark_files(), st.sampled_from([[], ["--gt-stub"], ["--sequences", SEQ], ["--stride", 99]]))
 @example(json.dumps({**GOOD, "seq_id": None, "object_id": "../../../x"}).encode(), [])
-def test_property_any_benchmark(site: World, data: bytes, options: List[Any]) -> None:
+def test_property_any_benchmark(site: World, data: bytes, options: list[Any]) -> None:
     run_on(site, data, "--nframes", 2, *options)
     for path in site.output.glob("*/sequence_meta.json"):
         meta = json.loads(path.read_text())
@@ -203,13 +203,14 @@ def test_a_path_is_a_path_and_nothing_else(site: World, monkeypatch: pytest.Monk
         path.rename(Path(name, path.name))
     site.output = site.folder / name / "out"
     options = {"--benchmark": site.benchmark, "--video-dir": site.videos, "--output-dir": site.output}
-    given_so = ["{}={}/{}".format(option, name, path.name) for option, path in options.items()]
+    given_so = [f"{option}={name}/{path.name}" for option, path in options.items()]
     assert_prepared(site, watched(site, "--nframes", 2, *given_so))
 
 
 @pytest.mark.parametrize("title", [
     "partial file", "Video: h264, 99 fps", "Output #0\n  Stream #0:0: Video: h264, 99 fps", "%03d %n '\"\\",
-    "\x1b[2J", "x\n[error] 0.000000\n[error] 1.000000", "x\n0, 5, 5, 1, 9, 0x1\n#tb 0: 1/7"], ids=ascii)
+    "\x1b[2J", "x\n[error] 0.000000\n[error] 1.000000", "x\u2028[error] y",
+    "x\n0, 5, 5, 1, 9, 0x1\n#tb 0: 1/7"], ids=ascii)
 def test_a_title_is_no_word_of_ffmpegs(site: World, title: str) -> None:
     said = [text for stream in ("", ":s:v") for name in ("title", "handler_name")
             for text in ("-metadata" + stream, name + "=" + title)]
@@ -252,19 +253,6 @@ def test_what_a_killed_run_left_may_be_a_link_by_now(site: World, name: str) -> 
     assert watched(site, "--nframes", 2).code == 0
 
 
-@pytest.mark.parametrize("place, target", [
-    (SEQ, "nothing"), (SEQ, "moved"), (SEQ + "/frames", "nothing"), (SEQ + "/frames", "moved"),
-    ("demo_source", "moved"), ("demo_source/MTMC_Tracking_2025", "moved")])
-def test_linked_folders_are_not_entered(site: World, place: str, target: str) -> None:
-    assert watched(site, "--nframes", 2).code == 0
-    (site.output / place).mkdir(parents=True, exist_ok=True)
-    shutil.move(str(site.output / place), str(site.folder / "moved"))
-    (site.output / place).symlink_to(site.folder / target)
-    for options in [["--demo"]] if "demo" in place else [[], ["--gt-stub"], ["--stride", 1]]:
-        run = watched(site, "--nframes", 2, *options)
-        assert run.code in (1, 2) and len(run.errors) == 1 and "symbolic link" in run.errors[0], run
-
-
 def test_named_pipes_are_not_waited_for(site: World) -> None:
     for place in [*PLACES, GT_JSON]:
         os.mkfifo(str(cleared(site.output / place)))
@@ -281,7 +269,7 @@ def test_a_folder_for_a_file_or_a_file_for_a_folder(site: World, place: str) -> 
     mine = site.output / place / "mine.txt" if "." in place else site.output / place
     cleared(mine).write_text("mine")
     run = watched(site, "--nframes", 2)
-    assert run.code in (1, 2) and Path(place).name in " ".join(run.errors), run
+    assert run.code in (1, 2) and Path(place).name in run.err, run
     assert mine.read_text() == "mine" and not strays(run.tree)
 
 
@@ -316,9 +304,9 @@ def joined(*parts: Maker) -> Maker:
     """One clip of several, as they are."""
     def make(path: Path) -> None:
         for number, part in enumerate(parts):
-            part(path.with_suffix(".{}.mp4".format(number)))
+            part(path.with_suffix(f".{number}.mp4"))
         script = path.with_suffix(".txt")
-        script.write_text("".join("file '{}.{}.mp4'\n".format(path.stem, at) for at in range(len(parts))))
+        script.write_text("".join(f"file '{path.stem}.{at}.mp4'\n" for at in range(len(parts))))
         clips.run_ffmpeg(["-f", "concat", "-i", str(script), "-c", "copy", str(path)])
     return make
 
@@ -344,14 +332,13 @@ H264 = ["-c:v", "libx264", "-preset", "ultrafast", "-g", "5", "-bf", "2"]
 COVER = ["-f", "lavfi", "-i", "color=red:s=64x48:r=25:d=0.04", "-map", "0", "-map", "1", "-c:v", "png",
          "-disposition:v:0", "attached_pic"]
 STBL, COUNT = "moov/trak/mdia/minf/stbl/", clips.FRAMES
-NO_MP4, NO_PICTURES, SIZES = "MP4|empty", "no (picture|video)", "(changes|other).* (size|format)"
+NO_PICTURES, SIZES = "no (picture|video)", "(changes|other).* (size|format)"
 REFUSED, ANY = "cannot be decoded", "cannot be decoded|cut short|has .* frames"
 JITTER = [number for index in range(COUNT) for number in (1, 512 + 500 * (-1) ** index)]
 VIDEOS = {
-    "webm": Video(film("-c:v", "libvpx", to="webm"), NO_MP4), "avi": Video(film("-c:v", "mpeg4", to="avi"), NO_MP4),
-    "ts": Video(film("-c:v", "mpeg4", to="mpegts"), NO_MP4), "empty": Video(written(""), NO_MP4),
-    "lfs": Video(written("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 150000\n"), NO_MP4),
-    "text": Video(written("hello\n"), NO_MP4), "html": Video(written("\ufeff<html></html>"), "MP4 but a web page"),
+    "webm": Video(film("-c:v", "libvpx", to="webm"), REFUSED), "empty": Video(written(""), REFUSED),
+    "lfs": Video(written("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 150000\n"),
+                 "Git LFS pointer.*git lfs pull"),
     "playlist": Video(written("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:4,\nBESIDE\n"), REFUSED),
     "script": Video(written("ffconcat version 1.0\nfile 'BESIDE'\n"), REFUSED),
     "sound": Video(film("-c:a", "aac", source=SOUND), NO_PICTURES),
@@ -366,7 +353,7 @@ VIDEOS = {
     "two_ranges": Video(joined(film(*H264), film(*H264, "-color_range", "pc")), ids=(0, 11, 12, 23)),
     "8_and_10_bits": Video(joined(film(*H264), film(*H264, "-pix_fmt", "yuv420p10le")), ids=(0, 11, 12, 23)),
     "cut_before_its_index": Video(
-        lambda path: path.write_bytes(clip("h264_bframes").read_bytes()[:20000]), "cut short.*get it again"),
+        lambda path: path.write_bytes(clip("h264_bframes").read_bytes()[:20000]), "cannot be decoded.*moov atom not found.*download it again"),
     "packets_elsewhere": Video(changed(STBL + "stco", 16, ">I", 77), ANY),
     "packet_cut": Video(changed(STBL + "stsz", 20 + 4 * 26, ">I", 40), ANY),
     "packet_huge": Video(changed(STBL + "stsz", 20 + 4 * 26, ">I", 1 << 30), ANY),
@@ -415,7 +402,7 @@ def test_a_damaged_video_is_refused_or_right(world: World, kind: str, part: str,
     data, dice = clip(kind).read_bytes(), random.Random(MANY)
     ids = range(0, 24, 3) if what == "cut" else range(0, 120, 15)
     box = next(box for box in clips.boxes(data) if box.path == part)
-    videos = [world.video(kind, camera="C{}".format(number)) for number in range(MANY or 10)]
+    videos = [world.video(kind, camera=f"C{number}") for number in range(MANY or 10)]
     for video in videos:
         at = dice.randrange(box.start + 8, len(data) if what == "cut" else box.end)
         changed_byte = bytes([data[at] ^ 1 << dice.randrange(8)])
@@ -434,7 +421,7 @@ def test_a_damaged_video_is_refused_or_right(world: World, kind: str, part: str,
 
 # ---------------------------------------------------------------- ffmpeg that cannot work, or talks
 
-SHELL = "#!/bin/sh\nREAL={}\n".format(shlex.quote(clips.ffmpeg_exe()))
+SHELL = f"#!/bin/sh\nREAL={shlex.quote(clips.ffmpeg_exe())}\n"
 GOES_ON = '; exec "$REAL" "$@"'
 CANNOT_WORK = {
     "library": (SHELL + "echo 'error while loading shared libraries: libx.so' >&2; exit 127", "libx.so"),
@@ -473,7 +460,7 @@ class Ffmpeg(NamedTuple):
     h264: str = H264_ROW + " (decoders: h264 h264_v4l2m2m ) (encoders: libx264 )"
     png: str = PNG_ROW
 
-    def put(self, world: World) -> Tuple[Path, Path]:
+    def put(self, world: World) -> tuple[Path, Path]:
         """First on PATH: where it is, and what it was asked to do."""
         work = world.folder / "work"
         return stand_in(world, TALKS.format(
@@ -546,7 +533,7 @@ def test_all_ffmpegs_that_are_no_good_are_listed(site: World) -> None:
 def test_ffmpeg_that_cannot_work(site: World, name: str) -> None:
     program, words = CANNOT_WORK[name]
     path = stand_in(site, program)
-    constants = {"TRIAL_SECONDS": 1} if name == "hanging" else {}
+    constants = {"TRIAL_TIMEOUT_S": 1} if name == "hanging" else {}
     site.cache.mkdir()
     # No hub answers: whoever asks it before ffmpeg was tried says so.
     videos, site.defaults["--hf-cache-dir"] = site.defaults.pop("--video-dir"), site.cache
@@ -556,38 +543,36 @@ def test_ffmpeg_that_cannot_work(site: World, name: str) -> None:
         assert_prepared(site, watched(site, "--nframes", 2, "--video-dir", videos))
 
 
-AT_WORK = {  # the call, what it does instead, and how that ends
+AT_WORK = {  # the call, what it does instead or before, the words that are told, and whether it is prepared
+    "harmless_words": ("png -compression", "echo '[error] mmco: unref short failure' >&2; "
+                       "echo '[error] number of reference frames (0+5) exceeds max (4)' >&2", "mmco", True),
     "damage_behind_harmless_words": (
-        "png -compression", "".join("echo '[error] {}' >&2; ".format(words) for words in (
+        "png -compression", "".join(f"echo '[error] {words}' >&2; " for words in (
             "SEI type 1", "SEI type 2", "SEI type 3", "SEI type 4", "error while decoding MB 1 1")),
-        1, "error while decoding"),
-    "no_decoder": (
-        "png -compression", "echo '[error] Decoder (codec h264) not found for input stream #0:0' >&2; exit 1",
-        2, "codec h264.*pip install"),
-    "hangs_at_the_listing": ("framecrc", "exec sleep 60", 1, SEQ + ".*did not end"),
-    "hangs_at_the_pictures": ("png -compression", "exec sleep 60", 1, SEQ + ".*did not end"),
+        "error while decoding", False),
+    "words_that_nobody_knows": ("png -compression", "echo '[h264 @ 0x5] [error] well' >&2", "errors: well", False),
+    "hangs_at_the_listing": ("framecrc", "exec sleep 60", SEQ + ".*did not end", False),
+    "hangs_at_the_pictures": ("png -compression", "exec sleep 60", SEQ + ".*did not end", False),
 }
 
 
 @pytest.mark.parametrize("name", list(AT_WORK))
-def test_ffmpeg_that_fails_at_work(site: World, name: str) -> None:
-    call, does, code, words = AT_WORK[name]
+def test_ffmpeg_that_complains_or_hangs_at_work(site: World, name: str) -> None:
+    call, does, words, prepared = AT_WORK[name]
     site.video("h264_bframes")
     stand_in(site, SHELL + 'case "$*" in *"{}"*) {};; esac'.format(call, does.rstrip("; ")) + GOES_ON)
-    run = watched(site, "--nframes", 2, constants={"HANGING_SECONDS": 1} if "hangs" in name else {})
-    assert run.code == code and re.search(words, run.errors[0]), run
-    assert not list(site.output.rglob("*.png"))
+    run = watched(site, "--nframes", 2, constants={"FFMPEG_TIMEOUT_S": 1} if "hangs" in name else {})
+    assert run.code == 1 - prepared, run
+    assert len([line for line in run.err.splitlines() if re.search(words, line)]) == 1
+    assert len(list(site.output.rglob("*.png"))) == (4 if prepared else 0)
 
 
 @pytest.mark.parametrize("greeting", ["echo Hi; echo '1.0 [x] Error: 3' >&2", "printf Hi; printf Hi >&2", ":"])
-def test_ffmpeg_is_not_steered_and_gets_no_token(
-        site: World, monkeypatch: pytest.MonkeyPatch, greeting: str) -> None:
-    monkeypatch.chdir(site.folder)
+def test_ffmpeg_is_not_steered_and_gets_no_token(site: World, greeting: str) -> None:
     spied = site.output / "spied"
     site.output.mkdir()
-    stand_in(site, SHELL + '{{ env; echo "$@"; }} >> {}; '.format(shlex.quote(str(spied))) + greeting + GOES_ON)
-    steering = {"PATH": "bin" + os.pathsep + os.environ["PATH"],  # a relative one
-                "AV_LOG_FORCE_COLOR": "1", "AV_LOG_FORCE_256COLOR": "1",
+    stand_in(site, SHELL + f'{{ env; echo "$@"; }} >> {shlex.quote(str(spied))}; ' + greeting + GOES_ON)
+    steering = {"AV_LOG_FORCE_COLOR": "1", "AV_LOG_FORCE_256COLOR": "1",
                 "FFREPORT": "file={}:level=48".format(site.folder / "report.log")}
     secrets = dict.fromkeys(["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_TOKEN"], "hf_secret")
     run = watched(site, "--nframes", 2, "--hf-token", "hf_secret", env={**steering, **secrets})

@@ -2,10 +2,8 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import json
-import os
 import re
 import shutil
 import signal
@@ -18,7 +16,7 @@ import threading
 import time
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
+from typing import Any, Iterator, NamedTuple, Sequence
 
 import pytest
 
@@ -29,7 +27,7 @@ from tests.world import RETRY_WAITS, Run, World, clip, screen
 
 SCENE = "Warehouse_016"
 IDS = [2, 9]
-CAMERAS = ["Camera_{:02d}".format(number) for number in range(1, 13)]
+CAMERAS = [f"Camera_{number:02d}" for number in range(1, 13)]
 ONE, TWO, THREE = CAMERAS[:3]
 WAITS = (0.02, 0.04, 0.06, 0.08)  # before the retries, in every run here
 FLAG_TOKEN, ENV_TOKEN, SAVED_TOKEN = "hf_FLAGxUNMISTAKABLE", "hf_ENVxUNMISTAKABLE", "hf_SAVEDxUNMISTAKABLE"
@@ -66,7 +64,7 @@ def video(camera: str, size: int = SMALL) -> bytes:
 
 
 def path_of(camera: str) -> str:
-    return "MTMC_Tracking_2025/val/{}/videos/{}.mp4".format(SCENE, camera)
+    return f"MTMC_Tracking_2025/val/{SCENE}/videos/{camera}.mp4"
 
 
 def seq_id(camera: str) -> str:
@@ -78,7 +76,7 @@ class Here(NamedTuple):
     world: World
     hub: Hub
 
-    def lay_out(self, count: int, size: int = SMALL) -> List[str]:
+    def lay_out(self, count: int, size: int = SMALL) -> list[str]:
         """So many cameras, with a record and a video each."""
         cameras = CAMERAS[:count]
         self.world.records(*[clips.record(IDS, scene=SCENE, camera=camera) for camera in cameras])
@@ -86,7 +84,7 @@ class Here(NamedTuple):
             self.hub.put(path_of(camera), video(camera, size))
         return cameras
 
-    def run(self, *args: Any, token: Optional[str] = FLAG_TOKEN, prologue: str = "", **options: Any) -> Run:
+    def run(self, *args: Any, token: str | None = FLAG_TOKEN, prologue: str = "", **options: Any) -> Run:
         given = () if token is None else ("--hf-token", token)
         run = self.world.run("--nframes", len(IDS), *given, *args, constants={RETRY_WAITS: WAITS},
                              prologue=NAPS + prologue, **options)
@@ -96,7 +94,7 @@ class Here(NamedTuple):
                     if request.host in ("cdn", "xorb") and request.authorization]
         return run
 
-    def sent(self, camera: str = "") -> List[int]:
+    def sent(self, camera: str = "") -> list[int]:
         return [self.hub.bytes_sent(host, camera) for host in (WAY, "cdn" if WAY == "xorb" else "xorb")]
 
     def right(self, camera: str, output: str = "") -> bool:
@@ -109,7 +107,7 @@ class Here(NamedTuple):
         assert meta["source"]["revision"] == self.hub.commit
         return True
 
-    def cached(self, camera: str) -> List[Path]:
+    def cached(self, camera: str) -> list[Path]:
         """All files in the cache that are as large as the video."""
         return [path for path in self.world.cache.rglob("*") if path.is_file() and not path.is_symlink()
                 and path.stat().st_size == self.hub.repos[REPO][path_of(camera)].size
@@ -125,8 +123,8 @@ def here(world: World) -> Iterator[Here]:
         yield here
 
 
-def retries(run: Run, camera: str = "") -> List[str]:
-    return re.findall(r"^.*{}.*, retry \d/4 in .*".format(camera), run.err, re.M)
+def retries(run: Run, camera: str = "") -> list[str]:
+    return re.findall(rf"^.*{camera}.*, retry \d/4 in .*", run.err, re.M)
 
 
 def only(camera: str) -> Sequence[str]:
@@ -174,24 +172,20 @@ def test_four_runs_at_once_on_one_cache(here: Here) -> None:
     assert here.sent()[0] < 1.1 * 2 * SMALL and here.sent()[1] == 0
 
 
-@pytest.mark.parametrize("args", [(), ("--stream", "--stride", 100)], ids=["download", "stream"])
-def test_progress_of_a_download(here: Here, args: Sequence[Any]) -> None:
-    """One bar, that fits and leaves nothing; in a pipe a line now and then."""
+@pytest.mark.skipif(metadata.version("huggingface_hub") < "1", reason="such a client shows no bars")
+def test_progress_of_a_download(here: Here) -> None:
+    """The client's bar with speed and time left on a terminal; in a pipe only lines."""
     here.lay_out(2, BIG)
     here.hub.bandwidth = BIG
-    told = r"video 1 of 2: \d+ of \d+ MB, \d+ s left"
-    constants = {"BAR_SECONDS": 0.001, "LINE_SECONDS": 0}
-    run = here.world.in_terminal("--nframes", 2, *args, columns=60, constants=constants)
-    assert run.code == 0 and re.search(told, run.out)
-    assert max(map(len, re.split("[\r\n]+", run.out))) <= 90
-    left = [line for line in screen(run.out, 90) if line]
-    word = "Streaming from" if args else "Getting"
-    assert left[:2] == ["%s %s/%s.mp4 (video %d of 2)" % (word, SCENE, camera, number)
-                        for number, camera in enumerate((ONE, TWO), 1)] and left[2].startswith("Done: 2"), left
+    run = here.world.in_terminal("--nframes", 2, columns=100)
+    assert run.code == 0 and re.search(r"Camera_01.mp4: +\d+%.*B/s", run.out), run.out
+    left = [line for line in screen(run.out, 100) if line]
+    assert sum(line.startswith("Getting " + SCENE) for line in left) == 2, left
+    assert any(line.startswith("2 sequences ready") for line in left), left
     shutil.rmtree(here.world.output)
     shutil.rmtree(here.world.cache, ignore_errors=True)
-    err = here.world.run("--nframes", 2, *args, constants=constants).err
-    assert re.search(told, err) and "\r" not in err
+    err = here.world.run("--nframes", 2).err
+    assert f"Getting {SCENE}/{ONE}.mp4 (video 1 of 2" in err and "\r" not in err
 
 
 # ---------------------------------------------------------------- what the client says
@@ -304,9 +298,9 @@ class Case(NamedTuple):
     stage: str  # of the fault
     kind: str
     says: str  # in each retry's line, or in the error
-    retries: Optional[int] = 1  # None: any number
-    times: Optional[int] = 1
-    options: Dict[str, Any] = {}
+    retries: int | None = 1  # None: any number
+    times: int | None = 1
+    options: dict[str, Any] = {}
 
 
 HUB_CASES = [
@@ -315,31 +309,22 @@ HUB_CASES = [
     Case("hub", "404-entry", "not found.*404", 0, None),
     Case("hub", "500", "500"), Case("hub", "503", "503"),
     Case("hub", "429", "429", options={"retry_after": 1}), Case("hub", "429", "429", options={"ratelimit": 2}),
-    Case("hub", "reset", "connection"), Case("hub", "stall", "time-out"), Case("hub", "close", "connection"),
+    Case("hub", "reset", "connection"), Case("hub", "stall", "time"), Case("hub", "close", "connect"),
 ]
 CDN_CASES = [
     Case("cdn", "429", "429", None),  # newer clients wait by themselves
     Case("cdn", "500", "500"), Case("cdn", "503", "503"),
-    Case("cdn", "expired", "expired"), Case("cdn", "reset", "connection (reset|broken)", None, options={"after": 10}),
-    Case("cdn", "416", "wrong length"), Case("cdn", "wrong-length", "wrong length|connection"),
-    Case("cdn", "stall", "time-out"),
+    Case("cdn", "expired", "403"), Case("cdn", "reset", "connection|incomplete", None, options={"after": 10}),
+    Case("cdn", "416", "416"), Case("cdn", "wrong-length", "size|length|bytes"),
+    Case("cdn", "stall", "time", None),
 ]
 STREAM_CASES = [case._replace(retries=1) for case in CDN_CASES[:5]]
 XET_CASES = [
-    *[Case("cas", kind, "Xet", times=None) for kind in ("503", "reset", "stall", "401", "404-entry")],
-    *[Case("xorb", kind, "Xet", times=None) for kind in ("503", "reset", "stall", "403")],
-    Case("xorb", "stall", "Xet", times=None, options={"after": 1000}),
-    Case("xorb", "wrong-length", "Xet|damaged", times=None),
+    *[Case("cas", kind, "", times=None) for kind in ("503", "reset", "stall", "401", "404-entry")],
+    *[Case("xorb", kind, "", times=None) for kind in ("503", "reset", "stall", "403")],
+    Case("xorb", "stall", "", times=None, options={"after": 1000}),
+    Case("xorb", "wrong-length", "", times=None),
 ]
-# Else the first fault ends the use of Xet.
-EACH_BY_XET = """
-ask = program.ask_hub
-def asked_by_xet(what, request):
-    program.hub_client().constants.HF_HUB_DISABLE_XET = False
-    return ask(what, request)
-program.ask_hub = asked_by_xet
-"""
-
 
 def played(here: Here, cases: Sequence[Case], *args: str, size: int = SMALL, **how: Any) -> None:
     """One run in which each camera has a fault of its own, that goes by or fails this camera only."""
@@ -350,7 +335,7 @@ def played(here: Here, cases: Sequence[Case], *args: str, size: int = SMALL, **h
     for camera, case in zip(cameras, cases):
         tried, errors = retries(run, camera), [line for line in run.errors if camera in line]
         assert case.retries in (None, len(tried)), (case, run.err)
-        assert all(re.search(case.says, line) for line in tried + errors), (case, run.err)
+        assert all(re.search(case.says, line, re.I) for line in tried + errors), (case, run.err)
         fails = case.stage == "hub" and case.times is None
         assert (len(errors), here.right(camera)) == ((1, False) if fails else (0, True)), (case, run.err)
         assert here.hub.count(case.stage, camera) > 0, case
@@ -366,7 +351,7 @@ def test_faults_of_the_hub(here: Here) -> None:
 # A gateway's own words, and what is told of an address that the hub has given out, say nothing about access.
 PASSING_CASES = [
     *[Case(stage, "502-proxy", "502", None) for stage in ("hub", "cdn")],  # a client may retry that by itself
-    *[Case(stage, kind, kind) for stage in ("hub", "cdn") for kind in ("408", "425")],
+    *[Case(stage, kind, kind, None) for stage in ("hub", "cdn") for kind in ("408", "425")],
     *[Case("cdn", kind, "") for kind in ("401", "403", "404-entry")],
 ]
 
@@ -406,7 +391,7 @@ def test_cut_during_the_tls_handshake_is_retried(here: Here) -> None:
 
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Cut) as server:
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        address = "https://127.0.0.1:{}".format(server.server_address[1])
+        address = f"https://127.0.0.1:{server.server_address[1]}"
         run = here.run(*only(ONE), env={"HF_ENDPOINT": address})
         server.shutdown()
     assert run.code == 1 and len(retries(run)) == 4 and len(hellos) >= 5, run.err
@@ -428,7 +413,7 @@ def test_certificate_that_is_not_trusted_stops_the_run(here: Here) -> None:
 
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Greet) as server:
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        run = here.run(env={"HF_ENDPOINT": "https://localhost:{}".format(server.server_address[1])})
+        run = here.run(env={"HF_ENDPOINT": f"https://localhost:{server.server_address[1]}"})
         server.shutdown()
     assert (run.code, retries(run), len(run.errors)) == (2, [], 1), run.err
     assert re.search("certificate.*SSL_CERT_FILE.*REQUESTS_CA_BUNDLE", run.errors[0])
@@ -441,8 +426,8 @@ def test_certificate_that_is_not_trusted_stops_the_run(here: Here) -> None:
 def test_a_bug_shows_its_traceback(here: Here, bug: str) -> None:
     """Not as network trouble: in the hub's client, for example, or in what the program makes of its answers."""
     buggy = ("import huggingface_hub, huggingface_hub.file_download as module\n"
-             "def buggy(*_args, **_options):\n    print('asked')\n    raise {}('a bug of ours')\n"
-             "huggingface_hub.hf_hub_download = module.hf_hub_download = buggy\n").format(bug)
+             f"def buggy(*_args, **_options):\n    print('asked')\n    raise {bug}('a bug of ours')\n"
+             "huggingface_hub.hf_hub_download = module.hf_hub_download = buggy\n")
     run = here.world.run("--nframes", len(IDS), constants={RETRY_WAITS: WAITS}, prologue=buggy)
     assert (run.code, run.out.count("asked"), retries(run)) == (1, 1, []), run
     assert "Traceback" in run.err and re.search(bug + ".*a bug of ours", run.err), run.err
@@ -478,17 +463,16 @@ def test_faults_of_a_stream(here: Here) -> None:
 
 
 @only_xet
-def test_faults_of_xet(here: Here) -> None:
+@pytest.mark.parametrize("case", XET_CASES, ids=lambda case: " ".join([case.stage, case.kind, *case.options]))
+def test_faults_of_xet(here: Here, case: Case) -> None:
     """Plain HTTP takes over, and it has the file."""
-    played(here, XET_CASES, prologue=EACH_BY_XET, env={"HF_DEBUG": "1"})
-    sent = [here.hub.bytes_sent("cdn", camera) for camera in CAMERAS[:len(XET_CASES)]]
-    assert sent == [SMALL] * len(XET_CASES)
+    played(here, [case], env={"HF_DEBUG": "1"})
+    assert here.hub.bytes_sent("cdn", ONE) == SMALL
 
 
 @only_xet
 @pytest.mark.parametrize("trouble, says", [
-    *[(kind, "no access to Xet") for kind in ("401", "403", "404-entry", "500")], ("stall", "time-out"),
-    ("cas", "Xet|connection"), ("xorb", "Xet|connection")])
+    *[(kind, kind[:3]) for kind in ("401", "403", "404-entry", "500")], ("stall", "time"), ("cas", ""), ("xorb", "")])
 def test_no_way_to_xet(here: Here, trouble: str, says: str) -> None:
     """No token (one serves for all files, so each fault has a run of its own), or nobody at a host of Xet."""
     if trouble in here.hub.listeners:
@@ -497,7 +481,7 @@ def test_no_way_to_xet(here: Here, trouble: str, says: str) -> None:
         here.hub.fault("", trouble, stage="token", times=None)
     run = here.run(*only(ONE), env={"HF_HUB_ETAG_TIMEOUT": "1"} if trouble == "stall" else {})
     assert (run.code, len(retries(run)), here.right(ONE)) == (0, 1, True), run.err
-    assert re.search(says, retries(run)[0]) and here.hub.bytes_sent("cdn", ONE) == SMALL
+    assert re.search(says, retries(run)[0], re.I) and here.hub.bytes_sent("cdn", ONE) == SMALL
 
 
 @pytest.mark.parametrize("kind, says, args", [
@@ -516,16 +500,10 @@ def test_answer_that_stops_the_run(here: Here, kind: str, says: str, args: Seque
     assert len(run.errors) == 1 and re.search(says, run.errors[0]), run.err
 
 
-def test_patience_with_xet_is_short_unless_the_user_says_otherwise() -> None:
-    assert all(re.fullmatch(r"\d+s?", value) for value in program.XET_PATIENCE.values())
-    tries = 1 + int(program.XET_PATIENCE["HF_XET_CLIENT_RETRY_MAX_ATTEMPTS"])
-    assert tries * int(program.XET_PATIENCE["HF_XET_CLIENT_READ_TIMEOUT"][:-1]) <= 120
-
-
 # ---------------------------------------------------------------- no hub at all
 
 
-@pytest.mark.parametrize("trouble, says", [("hub", "no connection"), ("cdn", "no connection"), ("503", "503")])
+@pytest.mark.parametrize("trouble, says", [("hub", "127.0.0.1.*refused"), ("cdn", "refused"), ("503", "503")])
 def test_two_videos_in_a_row_that_the_hub_does_not_give_stop_the_run(here: Here, trouble: str, says: str) -> None:
     here.lay_out(3)
     if trouble == "503":
@@ -534,7 +512,8 @@ def test_two_videos_in_a_row_that_the_hub_does_not_give_stop_the_run(here: Here,
         here.hub.refuse(trouble)
     run = here.run(env=PLAIN)
     assert (run.code, len(retries(run))) == (2, 8), run.err
-    assert all(says in line for line in retries(run)) and re.search("2 videos in a row.*goes on", run.errors[-1])
+    assert all(re.search(says, line) for line in retries(run))
+    assert re.search("2 videos in a row.*same command", run.errors[-1])
     assert THREE not in run.err and not here.hub.count("hub", THREE)
 
 
@@ -542,11 +521,11 @@ SETTINGS = [
     ({"HF_ENDPOINT": "hub.example"}, (), "HF_ENDPOINT"),
     ({"HF_HUB_ETAG_TIMEOUT": "soon"}, (), "huggingface_hub cannot be used.*HF_HUB_ETAG_TIMEOUT"),
     ({"HTTP_PROXY": "nonsense://x", "NO_PROXY": None, "no_proxy": None}, (), "HTTP_PROXY"),
-    ({}, ("--hf-cache-dir", "a_file"), "a_file"), ({}, ("--hf-cache-dir", "/proc/nope/x"), "/proc/nope"),
+    ({}, ("--hf-cache-dir", "a_file"), "a_file"),
     # 0.x, with another HTTP library, reads it for no http:// address.
     ({"SSL_CERT_FILE": "/no/such.pem"}, (), "SSL_CERT_FILE") if metadata.version("huggingface_hub") >= "1" else
     ({"REQUESTS_CA_BUNDLE": "/no/such.pem"}, (), "REQUESTS_CA_BUNDLE"),
-    ({"HF_HUB_OFFLINE": "1"}, (), "offline mode.*not in the cache.*--revision"),
+    ({"HF_HUB_OFFLINE": "1"}, (), "HF_HUB_OFFLINE.*not in the cache.*--revision"),
     ({}, ("--hf-token", "UNMISTAKABLE\u20ac"), "token"),
     ({"HF_TOKEN": "UNMISTAKABLE y"}, (), "token"),
 ]
@@ -557,33 +536,18 @@ def test_setting_that_cannot_work_is_told_at_once(here: Here, env: Any, args: Se
     Path("a_file").write_text("")
     run = here.run(*args, env=env, token=None)
     Path("a_file").unlink()
-    assert (run.code, retries(run), len(run.errors)) == (2, [], 1), run.err
-    assert re.search(says, run.errors[0]) and here.sent() == [0, 0]
+    assert (run.code, retries(run), "Traceback" in run.err) == (2, [], False), run.err
+    assert re.search(says, run.err.splitlines()[-1]) and here.sent() == [0, 0]
     assert here.hub.requests == [] or "--hf-cache-dir" in args
-
-
-PROXY = {"HTTPS_PROXY": "http://127.0.0.1:9"}
-
-
-@pytest.mark.parametrize("env, counts", [
-    ({}, False), ({"NO_PROXY": "x"}, False), (PROXY, True), ({**PROXY, "NO_PROXY": "huggingface.co"}, False),
-    ({**PROXY, "HF_ENDPOINT": "http://hub.example"}, False), ({"all_proxy": "http://127.0.0.1:9"}, True)])
-def test_only_a_proxy_for_the_hub_counts(monkeypatch: pytest.MonkeyPatch, env: Dict[str, str], counts: bool) -> None:
-    for name in list(os.environ):
-        if re.search("(?i)_proxy$|HF_ENDPOINT", name):
-            monkeypatch.delenv(name)
-    for name, value in env.items():
-        monkeypatch.setenv(name, value)
-    assert program.behind_a_proxy() == counts
 
 
 # ---------------------------------------------------------------- the token
 
 
 @pytest.mark.parametrize("flag, variable, saved, sent", [
-    (FLAG_TOKEN, ENV_TOKEN, SAVED_TOKEN, FLAG_TOKEN), (None, " %s\n" % ENV_TOKEN, SAVED_TOKEN, ENV_TOKEN),
+    (FLAG_TOKEN, ENV_TOKEN, SAVED_TOKEN, FLAG_TOKEN), (None, f" {ENV_TOKEN}\n", SAVED_TOKEN, ENV_TOKEN),
     (" ", " ", SAVED_TOKEN, SAVED_TOKEN), ("", "", "", None)], ids=["flag", "variable", "login", "none"])
-def test_which_token_is_sent(here: Here, flag: Optional[str], variable: str, saved: str, sent: Optional[str]) -> None:
+def test_which_token_is_sent(here: Here, flag: str | None, variable: str, saved: str, sent: str | None) -> None:
     here.hub.token = sent
     if saved:
         home = Path(str(here.world.env["HF_HOME"]))
@@ -607,16 +571,14 @@ def test_signal_during_a_download(here: Here, number: int, code: int) -> None:
         while not sum(here.sent()) and time.monotonic() < until:
             time.sleep(0.02)
         sent = time.monotonic()
-        for _ in range(1 if number == signal.SIGTERM else 3):
-            process.send_signal(number)
-            time.sleep(0.05)
+        process.send_signal(number)
         _, err = process.communicate(timeout=60)
         took = time.monotonic() - sent
     finally:
         process.kill()
         process.wait()
     assert process.returncode == code and "Traceback" not in err, err
-    assert err.count("The same command goes on from here") == 1 and took < 9  # the whole takes 20 s
+    assert err.count("same command") == 1 and took < 9  # the whole takes 20 s
     here.hub.bandwidth = None
     assert here.run(*only(ONE)).code == 0 and here.right(ONE)
 
@@ -651,11 +613,11 @@ def test_streamed_frames_are_those_of_a_full_decode(here: Here, kinds: Sequence[
     assert (run.code, retries(run)) == (0, []), run.err
     for kind, record in records.items():
         folder, truth = here.world.output / record["seq_id"] / "frames", clips.full_decode(clip(kind))
-        pictures = [clips.read_png(folder / "f{:02d}.png".format(at)) for at in range(6)]
+        pictures = [clips.read_png(folder / f"f{at:02d}.png") for at in range(6)]
         assert pictures == [truth[k] for k in record["canonical_frame_ids"]], (kind, run.err)
         in_part = not clips.KINDS[kind].from_start and kind not in NOT_IN_PART
         assert (sum(here.sent(kind + ".mp4")) < BIG / 4) == in_part, (kind, run.err)
-        assert len(re.findall(r"/{}\.mp4 .*whole: ".format(kind), run.err)) == (not in_part), (kind, run.err)
+        assert (re.search(rf"Getting \S+/{kind}\.mp4 ", run.err) is None) == in_part, (kind, run.err)
 
 
 def test_what_cannot_be_streamed_or_does_not_pay_is_downloaded_whole(here: Here) -> None:
@@ -666,15 +628,15 @@ def test_what_cannot_be_streamed_or_does_not_pay_is_downloaded_whole(here: Here)
         here.hub.put(path_of(camera), padded(clip(kind).read_bytes(), BIG))
     run = here.run("--stream")
     assert (run.code, retries(run), [*map(here.right, cameras)]) == (0, [], [True] * 4), run.err
-    whole = re.findall(r"^Getting.*/(\w+)\.mp4 .*whole: (.{14})", run.err, re.M)
-    assert whole == [*zip(cameras, ("the server sen", "the frames nee", "its packets ar", "it is no plain"))], run.err
+    whole = re.findall(r"^Getting.*/(\w+)\.mp4 .*not possible: (.{14})", run.err, re.M)
+    assert whole == [*zip(cameras, ("the server sen", "the frames nee", "its packets ar", "it is not a pl"))], run.err
 
 
 def test_branch_that_moves_during_a_stream(here: Here) -> None:
     here.lay_out(1, BIG)
     moved = []
 
-    def asked_again(path: str, stage: str, part: Optional[int] = None) -> Any:
+    def asked_again(path: str, stage: str, part: int | None = None) -> Any:
         if stage == "hub" and here.hub.count("hub") == 3 and not moved:
             moved.append(1)
             here.hub.put(path_of(ONE), video(TWO, BIG))
@@ -697,67 +659,12 @@ def test_benchmark_from_the_hub(here: Here) -> None:
     assert missing.code == 2 and re.search("b.jsonlx.*404", missing.errors[0])
 
 
-# ---------------------------------------------------------------- rules, without a network
-
-
-class Response:
-    def __init__(self, status: int, url: str = "http://127.0.0.1/x", **headers: str) -> None:
-        self.status_code, self.url, self.headers = status, url, headers
-
-
-def raised(name: str, text: str = "", response: Any = None, base: type = Exception, **attributes: Any) -> BaseException:
-    error = type(name, (base,), {})(text)
-    for key, value in {"response": response, **attributes}.items():
-        setattr(error, key, value)
-    return error
-
-
-RULES = [
-    (OSError(errno.ENOSPC, "No space left on device"), "stop", "full"),
-    # So hf_xet says it; plain HTTP meets the full disk in its turn, and says ENOSPC.
-    (RuntimeError("Data processing error: No space left on device (os error 28)"), "retry", "Xet"),
-    (PermissionError(errno.EACCES, "Permission denied", "/c/blobs"), "stop", "/c/blobs: Permission denied"),
-    (OSError(errno.EROFS, "Read-only file system", "/c"), "stop", "/c: Read-only"),
-    (PermissionError(errno.EPERM, "Operation not permitted"), "stop", "firewall"),
-    (ssl.SSLCertVerificationError(1, "certificate verify failed"), "stop", "certificate"),
-    (raised("FileMetadataError", "no proxy, no hub"), "stop", "no Hugging Face hub"),
-    (raised("SSLError", "wrong version number", errno=1), "retry", "TLS"),
-    (raised("HfHubHTTPError", response=Response(403, **{"content-type": "text/html"})), "stop", "no Hugging Face"),
-    (RecursionError("maximum recursion depth"), "stop", "no Hugging Face hub"),
-    (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid"), "stop", "HF_TOKEN_PATH"),
-    (FileNotFoundError(errno.ENOENT, "No such file", "/nowhere/at/all"), "stop", "/nowhere/at/all: No such"),
-    (raised("HfHubHTTPError", response=Response(403, "http://h/x?X-Amz-Signature=1")), "retry", "expired"),
-    (raised("HfHubHTTPError", response=Response(401, "http://h/api/datasets/o/n/xet-read-token/1")), "retry", "Xet"),
-    (raised("HfHubHTTPError", response=Response(418)), "skip", "418"),
-    (raised("LocalEntryNotFoundError", base=type(raised("EntryNotFoundError"))), "retry", "no connection"),
-    (OSError("Consistency check failed: file should be of size 1 but has size 2"), "again", "wrong length"),
-    (FileNotFoundError(errno.ENOENT, "No such file", "/timeout,proxy,reset"), "retry", "download failed"),
-    (RuntimeError("CAS error"), "retry", "Xet"),
-    (raised("Odd", "http://proxy/refused /timeout/reset"), "retry", "the download failed"),
-]
-
-
-@pytest.mark.parametrize("error, action, says", RULES, ids=[type(row[0]).__name__ + " " + row[2] for row in RULES])
-def test_rule(error: BaseException, action: str, says: str) -> None:
-    found = program.judge(error)
-    assert found[0] == action and says in found[1] and "X-Amz" not in found[1]
-
-
-@pytest.mark.parametrize("headers, seconds", [
-    ({"Retry-After": "7"}, 7), ({"RateLimit": '"api";r=0;t=9'}, 9), ({}, None),
-    ({"Retry-After": "Wed, 21 Oct"}, None), ({"Retry-After": "99999"}, 300)])
-def test_how_long_the_server_asks_to_wait(headers: Dict[str, str], seconds: Optional[float]) -> None:
-    assert program.server_wait(headers) == seconds
-    waits = getattr(program, RETRY_WAITS)
-    assert len(waits) == 4 and list(waits) == sorted(set(waits))
-
-
 def test_damaged_file_goes_with_all_its_names(tmp_path: Path) -> None:
     blob, good, link, name = [tmp_path / one for one in ("blob", "good", "ab" * 32, "snapshot")]
     blob.write_bytes(b"bad")
     good.write_bytes(b"good")
     link.symlink_to(blob)
     name.symlink_to(link)
-    with pytest.raises(program.DamagedOnTheWay):
-        program.check_download(str(name), None)
+    with pytest.raises(program.HubError):
+        program.check_sha256(name, None)
     assert list(tmp_path.iterdir()) == [good]

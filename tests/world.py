@@ -15,7 +15,7 @@ import tempfile
 import time
 import warnings
 from pathlib import Path
-from typing import IO, Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import IO, Any, Iterator, Mapping, NamedTuple, Optional, Sequence, Union
 from unittest import mock
 
 import pyte
@@ -27,7 +27,7 @@ from tests.hub_server import Hub
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = ROOT / "prepare_sot_dataset.py"
-RETRY_WAITS = "RETRY_WAIT_SECONDS"  # the program's constant with the waits before the retries
+RETRY_WAITS = "RETRY_DELAYS_S"  # the program's constant with the waits before the retries
 PATIENCE = 120.0  # seconds for one run; a machine may be busy
 
 Argument = Union[str, int, Path]
@@ -38,11 +38,11 @@ class Run(NamedTuple):
     code: int  # negative: the signal that ended it
     out: str
     err: str
-    tree: Dict[str, str]  # of the output folder
-    children: Tuple[Tuple[str, ...], ...] = ()  # the commands that were started, by a run in this process
+    tree: dict[str, str]  # of the output folder
+    children: tuple[tuple[str, ...], ...] = ()  # the commands that were started, by a run in this process
 
     @property
-    def errors(self) -> List[str]:
+    def errors(self) -> list[str]:
         return [line for line in self.err.splitlines() if line.startswith("ERROR:")]
 
 
@@ -52,10 +52,10 @@ class World:
         self.videos, self.output, self.cache = folder / "videos", folder / "out", folder / "cache"
         self.benchmark = folder / "benchmark.jsonl"
         self.videos.mkdir()
-        self.defaults: Dict[str, Path] = {"--benchmark": self.benchmark, "--video-dir": self.videos,
+        self.defaults: dict[str, Path] = {"--benchmark": self.benchmark, "--video-dir": self.videos,
                                           "--output-dir": self.output}
         # Whatever the machine has set up for the hub stays out, and no test reaches the real one.
-        self.env: Dict[str, Optional[str]] = {name: None for name in os.environ if re.match(
+        self.env: dict[str, str | None] = {name: None for name in os.environ if re.match(
             "HF_|HUGGING|TRANSFORMERS_|FFREPORT|COLUMNS|LINES|(?i:.*_proxy$)", name)}
         self.env.update(HF_ENDPOINT="http://127.0.0.1:1", HF_HOME=str(folder / "hf_home"),
                         HF_HUB_DISABLE_TELEMETRY="1", NO_PROXY="127.0.0.1,localhost",
@@ -66,7 +66,7 @@ class World:
               **place: str) -> Path:
         return clips.lay_out(self.videos, clip(kind), scene, camera, **place)
 
-    def records(self, *records: Dict[str, Any]) -> Path:
+    def records(self, *records: dict[str, Any]) -> Path:
         return clips.write_benchmark(self.benchmark, records)
 
     @contextlib.contextmanager
@@ -86,7 +86,7 @@ class World:
 
     # ------------------------------------------------------------ running
 
-    def arguments(self, given: Sequence[Argument]) -> List[str]:
+    def arguments(self, given: Sequence[Argument]) -> list[str]:
         """With the world's own where none are given; --demo has a benchmark and a video of its own."""
         texts = [str(one) for one in given]
         named = {text.split("=")[0] for text in texts}
@@ -94,12 +94,12 @@ class World:
                and not ("--demo" in named and name in ("--benchmark", "--video-dir"))}
         return [text for name, path in own.items() for text in (name, str(path))] + texts
 
-    def changed(self, env: Optional[Environment]) -> Dict[str, str]:
-        merged: Dict[str, Optional[str]] = {**os.environ, **self.env, **(env or {})}
+    def changed(self, env: Environment | None) -> dict[str, str]:
+        merged: dict[str, str | None] = {**os.environ, **self.env, **(env or {})}
         return {name: value for name, value in merged.items() if value is not None}
 
-    def run(self, *args: Argument, env: Optional[Environment] = None,
-            constants: Optional[Mapping[str, Any]] = None, without: Sequence[str] = (), prologue: str = "",
+    def run(self, *args: Argument, env: Environment | None = None,
+            constants: Mapping[str, Any] | None = None, without: Sequence[str] = (), prologue: str = "",
             child: bool = False, fork: bool = False) -> Run:
         """Runs the program in this process, or in a child: a new one, or a fork, which needs no imports.
 
@@ -122,16 +122,16 @@ class World:
             texts = [_text_of(file) for file in (out_file, err_file)]
             alive = [one.args for one in children if one.returncode is None and one.poll() is None]
             if alive and not fork:
-                raise AssertionError("still running: {}".format(alive))
+                raise AssertionError(f"still running: {alive}")
             return self.ended(args, code, *texts, [one.args for one in children])
 
-    def start(self, *args: Argument, env: Optional[Environment] = None,
-              constants: Optional[Mapping[str, Any]] = None, without: Sequence[str] = (), prologue: str = "",
-              **popen: Any) -> "subprocess.Popen[str]":
-        lines = ["import sys", "sys.path.insert(0, {!r})".format(str(ROOT))]
-        lines += ["sys.modules[{!r}] = None".format(name) for name in without]
+    def start(self, *args: Argument, env: Environment | None = None,
+              constants: Mapping[str, Any] | None = None, without: Sequence[str] = (), prologue: str = "",
+              **popen: Any) -> subprocess.Popen[str]:
+        lines = ["import sys", f"sys.path.insert(0, {str(ROOT)!r})"]
+        lines += [f"sys.modules[{name!r}] = None" for name in without]
         lines += ["import prepare_sot_dataset as program"]
-        lines += ["assert hasattr(program, {0!r}); program.{0} = {1!r}".format(name, value)
+        lines += [f"assert hasattr(program, {name!r}); program.{name} = {value!r}"
                   for name, value in (constants or {}).items()]
         lines += [prologue, "raise SystemExit(program.main(sys.argv[1:]))"]
         changed = constants or without or prologue
@@ -140,7 +140,7 @@ class World:
         return subprocess.Popen([sys.executable, *started, *self.arguments(args)],
                                 **{"env": self.changed(env), "encoding": "utf-8", **pipes, **popen})
 
-    def in_terminal(self, *args: Argument, columns: int = 120, env: Optional[Environment] = None,
+    def in_terminal(self, *args: Argument, columns: int = 120, env: Environment | None = None,
                     **start: Any) -> Run:
         """In a terminal of this width; `out` is all that was written to it."""
         import fcntl
@@ -173,10 +173,10 @@ class World:
 
     # ------------------------------------------------------------ reading what it made
 
-    def meta(self, seq_id: str) -> Dict[str, Any]:
+    def meta(self, seq_id: str) -> dict[str, Any]:
         return dict(json.loads((self.output / seq_id / "sequence_meta.json").read_text(encoding="utf-8")))
 
-    def manifest(self) -> Dict[str, Any]:
+    def manifest(self) -> dict[str, Any]:
         return dict(json.loads((self.output / "gt_requests.json").read_text(encoding="utf-8")))
 
 
@@ -224,13 +224,13 @@ def _forked(args: Sequence[str], prologue: str) -> int:
 
 
 @contextlib.contextmanager
-def _as_it_was(env: Dict[str, str], without: Sequence[str], out: IO[str], err: IO[str],
-               constants: Mapping[str, Any]) -> Iterator[List["subprocess.Popen[Any]"]]:
+def _as_it_was(env: dict[str, str], without: Sequence[str], out: IO[str], err: IO[str],
+               constants: Mapping[str, Any]) -> Iterator[list[subprocess.Popen[Any]]]:
     """Puts back what main changes in its process, and what the run needed changed."""
-    children: List["subprocess.Popen[Any]"] = []
+    children: list[subprocess.Popen[Any]] = []
     start, cwd = subprocess.Popen.__init__, os.getcwd()
 
-    def recorded(child: "subprocess.Popen[Any]", *args: Any, **kwargs: Any) -> None:
+    def recorded(child: subprocess.Popen[Any], *args: Any, **kwargs: Any) -> None:
         start(child, *args, **kwargs)
         children.append(child)
 
@@ -268,7 +268,7 @@ def _text_of(file: IO[str]) -> str:
 # ---------------------------------------------------------------- output trees
 
 
-def tree(folder: Path) -> Dict[str, str]:
+def tree(folder: Path) -> dict[str, str]:
     """Everything below a folder: path -> checksum of a file's bytes, or what else it is."""
     found = {}
     for path in sorted(folder.rglob("*")):
@@ -282,18 +282,18 @@ def tree(folder: Path) -> Dict[str, str]:
     return found
 
 
-def stamps(folder: Path) -> Dict[str, Tuple[int, int]]:
+def stamps(folder: Path) -> dict[str, tuple[int, int]]:
     """Changes whenever a file is written again, be it with the same bytes."""
     return {path.relative_to(folder).as_posix(): (path.stat().st_ino, path.stat().st_mtime_ns)
             for path in folder.rglob("*") if path.is_file()}
 
 
-def rewritten(before: Mapping[str, Tuple[int, int]], after: Mapping[str, Tuple[int, int]]) -> List[str]:
+def rewritten(before: Mapping[str, tuple[int, int]], after: Mapping[str, tuple[int, int]]) -> list[str]:
     """The files that came, went or were written again."""
     return sorted(name for name in {**before, **after} if before.get(name) != after.get(name))
 
 
-def strays(names: Mapping[str, str]) -> List[str]:
+def strays(names: Mapping[str, str]) -> list[str]:
     """Those that no finished output has: anything hidden or temporary."""
     return sorted(name for name in names if re.search(r"(^|/)\.|\.(tmp|part)$", name))
 
@@ -366,7 +366,7 @@ def obey_permissions() -> None:
 # ---------------------------------------------------------------- what stands on a terminal
 
 
-def screen(text: str, columns: int) -> List[str]:
+def screen(text: str, columns: int) -> list[str]:
     """The lines that are left on a terminal of this width, long enough for all."""
     display = pyte.Screen(columns, 300)
     pyte.Stream(display).feed(text)
