@@ -727,7 +727,15 @@ def import_hub() -> Any:
     logging.getLogger("huggingface_hub.utils").setLevel(max(LOG.level, logging.INFO))
     if hub.__version__.startswith("0."):
         disable_xet()  # it would notice SIGTERM only when the file is complete
+        check_certificate_files()
     return hub
+
+
+def check_certificate_files() -> None:
+    """Raise FatalError if a variable names no file; requests (0.x) would fail in each request."""
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        if os.environ.get(name) and not os.path.exists(os.environ[name]):
+            raise FatalError(f"${name} names no file: {os.environ[name]}")
 
 
 def limit_session_time(hub: Any) -> None:
@@ -744,8 +752,8 @@ def disable_xet() -> None:
     importlib.import_module("huggingface_hub.constants").HF_HUB_DISABLE_XET = True  # type: ignore[attr-defined]
 
 
-def download_bar_options(name: str) -> dict[str, Any]:
-    """Return the option with which the client's progress bar shows a name.
+def download_bar_options(label: str) -> dict[str, Any]:
+    """Return the option with which the client's progress bar shows a label.
 
     Its own label is the address, which may be signed, if the server sends no file name. Clients
     that accept no class (0.x) show no bars.
@@ -758,8 +766,8 @@ def download_bar_options(name: str) -> dict[str, Any]:
     from tqdm import tqdm
 
     class DownloadBar(tqdm):  # type: ignore[type-arg,misc,unused-ignore]
-        def __init__(self, *args: Any, **options: Any) -> None:
-            super().__init__(*args, **{**options, "desc": name, "leave": False})
+        def __init__(self, *args: Any, name: str = "", **options: Any) -> None:
+            super().__init__(*args, **{**options, "desc": label, "leave": False})
 
     return {"tqdm_class": DownloadBar}
 
