@@ -720,15 +720,20 @@ def import_hub() -> Any:
         raise FatalError(
             f"huggingface_hub cannot be used: {first_line(error)}; check {hub_variables()}"
         ) from error
+    show_client_messages()
+    if hub.__version__.startswith("0."):
+        disable_xet()  # it would notice SIGTERM only when the file is complete
+        check_certificate_files()
+    return hub
+
+
+def show_client_messages() -> None:
+    """Send the warnings of the hub's client to this program's log."""
     client_log = logging.getLogger("huggingface_hub")
     client_log.handlers, client_log.propagate = LOG.handlers, False
     client_log.setLevel(max(LOG.level, logging.WARNING))
     # At this level it says that it waits for a lock in the cache.
     logging.getLogger("huggingface_hub.utils").setLevel(max(LOG.level, logging.INFO))
-    if hub.__version__.startswith("0."):
-        disable_xet()  # it would notice SIGTERM only when the file is complete
-        check_certificate_files()
-    return hub
 
 
 def check_certificate_files() -> None:
