@@ -45,9 +45,10 @@ import time
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from operator import attrgetter
 from pathlib import Path
 from typing import (
-    Any, Callable, Iterable, Iterator, Mapping, NamedTuple, NoReturn, Sequence, TextIO, Tuple,
+    Any, Callable, Dict, Iterable, Iterator, Mapping, NamedTuple, NoReturn, Sequence, Tuple,
     TypeVar,
 )
 
@@ -62,6 +63,7 @@ DEFAULT_REPO_ID = "nvidia/PhysicalAI-SmartSpaces"
 DEFAULT_REPO_SUBDIR = "MTMC_Tracking_2025"
 DEFAULT_NFRAMES = 8
 DEFAULT_STRIDE = 15  # half a second at the dataset's 30 fps
+K = TypeVar("K")
 T = TypeVar("T")
 
 
@@ -86,8 +88,12 @@ class HubError(VideoError):
     """The hub did not deliver a file. A retry may help."""
 
 
+class VideoTooShort(SequenceError):  # noqa: N818
+    """The sequence asks for frames beyond the end of its video."""
+
+
 class StreamingNotPossible(SequenceError):  # noqa: N818
-    """Part of the video is not enough, for the given reason; the whole has to be downloaded."""
+    """Part of the video is not enough, for the given reason: download the whole and try again."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -97,7 +103,7 @@ class Terminated(KeyboardInterrupt):
 class ConsoleFormatter(logging.Formatter):
     """Format records as `ERROR: message`, or as the bare message if it is only information.
 
-    The hub's client and tracebacks quote addresses, whose query strings may be signatures.
+    Remove tokens and signatures from what others wrote: the hub's client, and tracebacks.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -108,20 +114,13 @@ class ConsoleFormatter(logging.Formatter):
         return prefix + "\n".join(escape_unprintable(line) for line in text.splitlines())
 
 
-class ConsoleHandler(logging.StreamHandler):  # type: ignore[type-arg]
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's own name)
-        if isinstance(sys.exc_info()[1], OSError):
-            discard_output(self.stream)
-        else:
-            super().handleError(record)
-
-
-def configure_logging(level: int) -> None:
-    """Send this program's messages and the hub client's warnings to standard error."""
-    handler = ConsoleHandler(sys.stderr)
+def configure_logging(args: argparse.Namespace) -> None:
+    """Send this program's messages to standard error."""
+    handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(ConsoleFormatter())
     LOG.handlers, LOG.propagate = [handler], False
-    LOG.setLevel(level)
+    LOG.setLevel(logging.ERROR if args.quiet else logging.INFO)
+    LOG.setLevel(logging.DEBUG if args.verbose else LOG.level)
 
 
 def escape_unprintable(text: str) -> str:
@@ -134,29 +133,25 @@ def escape_unprintable(text: str) -> str:
 
 def remove_secrets(text: str) -> str:
     """Replace tokens and the query strings of addresses, which may be signatures."""
-    return re.sub(r"hf_\w+|(?<=Bearer ).*", "<token>", re.sub(r"\?\S+", "?<query>", text))
+    text = re.sub(r"\?\S+", "?<query>", text)
+    return re.sub(r"hf_(?!hub|xet|raise)\w+|(?<=Bearer ).*", "<token>", text)
 
 
-def print_line(text: str) -> None:
-    """Print a line to standard output; do without if nobody can read it, as after `| head`."""
-    try:
-        print(escape_unprintable(text), flush=True)
-    except OSError:
-        discard_output(sys.stdout)
-
-
-def flush_output() -> None:
-    """Write what argparse left in the buffer, before Python does and complains at exit."""
-    try:
+def print_lines(*lines: str) -> None:
+    """Print lines to standard output; do without if nobody reads them, as after `| head`."""
+    with suppress(OSError):
+        for line in lines:
+            print(escape_unprintable(line))
         sys.stdout.flush()
-    except OSError:
-        discard_output(sys.stdout)
 
 
-def discard_output(stream: TextIO) -> None:
-    """Send a broken stream to the null device, or Python complains about it again at exit."""
-    with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+def flush_streams() -> None:
+    """Send what nobody reads to the null device, or Python complains about it at exit."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def shows_bars() -> bool:
@@ -225,12 +220,12 @@ Box = Tuple[float, float, float, float]
 MAX_FRAME_ID = 999_999_999  # a year of video at 30 fps
 MAX_NFRAMES = 99_999
 MAX_BOX_EDGE = 1_000_000  # in thousandths; no library can draw a box that reaches further
-PIXEL_BOX_FROM = 1200  # in thousandths; an edge this far out of the image is probably in pixels
+PIXEL_BOX_FROM = 1200  # in thousandths; a right or lower edge beyond this is probably in pixels
 MAX_LISTED_PROBLEMS = 100
-SEQ_ID_FORM = re.compile(
+SEQ_ID_PATTERN = re.compile(
     r"(?P<scene>.+?)__(?P<camera>.+?)__(?P<init_frame_id>\d{1,9})__obj(?P<object_id>.+)", re.ASCII
 )
-FILE_NAME_FORM = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
+FILE_NAME_PATTERN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
 WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 RESERVED_NAMES = ("gt_requests.json", "demo_source")  # of this program's own files
 
@@ -246,10 +241,10 @@ class SotSequence:
     seq_id: str
     scene: str
     camera: str
-    object_id: str
-    object_type: str
     init_frame_id: int
     init_bbox: Box
+    object_id: str = "unknown"
+    object_type: str = "object"
     canonical_frame_ids: tuple[int, ...] = ()
     clip_end_frame: int | None = None
     clip_fps: float | None = None
@@ -269,7 +264,7 @@ def parse_number(value: Any) -> float | None:
         return None
     try:
         number = float(str(value).replace("_", "?"))  # float() would take 1_000
-    except (ValueError, OverflowError):
+    except ValueError:
         return None
     return number if math.isfinite(number) else None
 
@@ -281,10 +276,11 @@ def parse_frame_id(value: Any) -> int | None:
 
 
 def parse_ascending_ids(value: Any) -> tuple[int, ...] | None:
-    ids = [parse_frame_id(item) for item in value] if isinstance(value, list) else [None]
-    valid = tuple(frame_id for frame_id in ids if frame_id is not None)
-    is_ascending = all(a < b for a, b in zip(valid, valid[1:]))
-    return valid if len(valid) == len(ids) and is_ascending else None
+    if not isinstance(value, list):
+        return None
+    ids = tuple(frame_id for frame_id in map(parse_frame_id, value) if frame_id is not None)
+    is_ascending = all(a < b for a, b in zip(ids, ids[1:]))
+    return ids if len(ids) == len(value) and is_ascending else None
 
 
 def parse_box(value: Any) -> Box | None:
@@ -300,7 +296,7 @@ def parse_box(value: Any) -> Box | None:
 
 
 def parse_file_name(value: Any) -> str | None:
-    if not isinstance(value, str) or not FILE_NAME_FORM.fullmatch(value):
+    if not isinstance(value, str) or not FILE_NAME_PATTERN.fullmatch(value):
         return None
     return None if value.endswith(".") or WINDOWS_DEVICE.fullmatch(value) else value
 
@@ -314,7 +310,7 @@ def parse_object_id(value: Any) -> str | None:
 
 def parse_fps(value: Any) -> float | None:
     number = parse_number(value)
-    return number if isinstance(value, str) or number is None else value  # 30 stays 30, not 30.0
+    return number if isinstance(value, str) or number is None else value  # as written: 30 or 30.0
 
 
 def parse_text(value: Any) -> str | None:
@@ -330,7 +326,6 @@ class Field(NamedTuple):
     parse: Callable[[Any], Any]  # returns None for a value that is not valid
     expected: str
     is_required: bool = False
-    default: Any = None
 
 
 NAME_RULE = (
@@ -345,8 +340,8 @@ FIELDS = {
     ),
     "scene": Field(parse_file_name, NAME_RULE, is_required=True),
     "camera": Field(parse_file_name, NAME_RULE, is_required=True),
-    "object_id": Field(parse_object_id, "a number or a text", default="unknown"),
-    "object_type": Field(parse_text, "a text", default="object"),
+    "object_id": Field(parse_object_id, "a number or a text"),
+    "object_type": Field(parse_text, "a text"),
     "init_frame_id": Field(parse_frame_id, FRAME_ID_RULE, is_required=True),
     "init_bbox": Field(
         parse_box,
@@ -371,10 +366,13 @@ def read_benchmark(data: bytes) -> tuple[list[SotSequence], list[Problem]]:
     records, problems = split_records(data)
     first_seen: dict[str, tuple[str, SotSequence]] = {}
     for where, record in records:
+        if not isinstance(record, dict):
+            problems.append(Problem(where, None, f"expected an object, got {preview(record)}"))
+            continue
         fields = normalize_record(record)
-        texts = validate_record(fields)
+        values, texts = validate_record(fields)
         if not texts:
-            sequence = SotSequence(**parse_fields(fields))
+            sequence = SotSequence(**values)
             first_where, first = first_seen.setdefault(sequence.seq_id.lower(), (where, sequence))
             if first != sequence:
                 texts = [f"differs from the record with the same seq_id ({first_where})"]
@@ -384,50 +382,34 @@ def read_benchmark(data: bytes) -> tuple[list[SotSequence], list[Problem]]:
     return [sequence for _, sequence in first_seen.values()], problems
 
 
-def split_records(data: bytes) -> tuple[list[tuple[str, dict[str, Any]]], list[Problem]]:
-    """Return the records with their places: of a JSON array, one object, or JSON Lines."""
+def split_records(data: bytes) -> tuple[list[tuple[str, Any]], list[Problem]]:
+    """Return the values of a JSON array, of one object, or of JSON Lines, with their places."""
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         return [], [Problem(f"byte {error.start}", None, "not UTF-8 text; save the file as UTF-8")]
-    values, problems = parse_json_values(text)
-    for where, value in values:
-        if not isinstance(value, dict):
-            problems.append(Problem(where, None, f"expected an object, got {preview(value)}"))
-    return [(where, value) for where, value in values if isinstance(value, dict)], problems
-
-
-def parse_json_values(text: str) -> tuple[list[tuple[str, Any]], list[Problem]]:
-    try:
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    with suppress(ValueError, RecursionError):
         content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        if text.lstrip().startswith("[") or text.partition("\n")[0].strip() == "{":
-            where = f"line {getattr(error, 'lineno', 1)}"
-            return [], [Problem(where, None, explain_json(error))]
-        return split_lines(text)
-    if isinstance(content, list):
-        return [(f"item {index} of the array", item) for index, item in enumerate(content)], []
-    blank = text[: len(text) - len(text.lstrip())]
-    return [(f"line {blank.count(chr(10)) + 1}", content)], []
-
-
-def split_lines(text: str) -> tuple[list[tuple[str, Any]], list[Problem]]:
+        if isinstance(content, list):
+            return [(f"item {index} of the array", item) for index, item in enumerate(content)], []
+        return [(f"line {lines[0][0]}", content)], []
+    if text.lstrip().startswith("[") or (lines and lines[0][1].strip() == "{"):
+        lines = [(1, text)]  # one value, written over many lines
     values, problems = [], []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
+    for number, line in lines:
         try:
             values.append((f"line {number}", json.loads(line)))
         except (ValueError, RecursionError) as error:
-            problems.append(Problem(f"line {number}", None, explain_json(error)))
+            where = f"line {number + getattr(error, 'lineno', 1) - 1}"
+            problems.append(Problem(where, None, explain_json(error)))
     return values, problems
 
 
 def explain_json(error: Exception) -> str:
+    reason = str(error)  # for example nested too deeply, or a number of too many digits
     if isinstance(error, json.JSONDecodeError):
         reason = f"{error.msg}, column {error.colno}"
-    else:
-        reason = str(error)  # nested too deeply, or a number of too many digits
     return f"not valid JSON ({reason}); expected an array of records or one record per line"
 
 
@@ -453,22 +435,16 @@ def normalize_record(record: Mapping[str, Any]) -> dict[str, Any]:
     set_missing(fields, seq_id=fields.get("id"), canonical_frame_ids=fields.get("source_frame_ids"))
     seq_id = int_if_integral(fields.get("seq_id"))
     if isinstance(seq_id, (int, str)) and not isinstance(seq_id, bool):
-        fields["seq_id"] = str(seq_id).replace("/", "__")  # it may be written like a label
-    match = SEQ_ID_FORM.fullmatch(str(fields.get("seq_id")))
+        fields["seq_id"] = str(seq_id).replace("/", "__")  # some write scene/camera/100/obj1
+    match = SEQ_ID_PATTERN.fullmatch(str(fields.get("seq_id")))
     if match:
         set_missing(fields, **match.groupdict())
     derive_from_ground_truth(fields)
     set_missing(fields, seq_id=build_seq_id(fields))
-    set_missing(fields, **{name: field.default for name, field in FIELDS.items()})
-    drop_useless_fps(fields)
-    return fields
-
-
-def drop_useless_fps(fields: dict[str, Any]) -> None:
-    """Treat a rate that is not positive as missing."""
-    fps = parse_number(fields.get("clip_fps"))
-    if fps is not None and fps <= 0:
+    clip_fps = parse_number(fields.get("clip_fps"))
+    if clip_fps is not None and clip_fps <= 0:  # no rate at all
         del fields["clip_fps"]
+    return fields
 
 
 def set_missing(fields: dict[str, Any], **values: Any) -> None:
@@ -487,7 +463,7 @@ def derive_from_ground_truth(fields: dict[str, Any]) -> None:
     if init_frame_id in box_ids:
         set_missing(fields, canonical_frame_ids=box_ids[box_ids.index(init_frame_id) :])
     init_bbox = boxes.get(str(init_frame_id))
-    if parse_box(init_bbox):  # else no message may quote it
+    if parse_box(init_bbox):  # a box that is not valid is ground truth that no message may show
         set_missing(fields, init_bbox=init_bbox)
 
 
@@ -516,37 +492,30 @@ def build_seq_id(fields: Mapping[str, Any]) -> str | None:
     return f"{scene}__{camera}__{init_frame_id}__obj{object_id}"
 
 
-def validate_record(fields: Mapping[str, Any]) -> list[str]:
-    """Return what is wrong with the normalized fields of a record."""
-    texts = [explain_field(name, fields) for name in FIELDS]
-    if str(fields.get("seq_id")).lower() in RESERVED_NAMES:
+def validate_record(fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return the parsed values of normalized fields, and what is wrong with them."""
+    values, texts = {}, []
+    for name, field in FIELDS.items():
+        raw = fields.get(name)
+        value = None if raw is None else field.parse(raw)
+        if value is not None:
+            values[name] = value
+        elif raw is not None:
+            is_list_expected = name in ("init_bbox", "canonical_frame_ids")
+            # A list in another place may be ground truth, which no message may show.
+            text = "a list" if isinstance(raw, list) and not is_list_expected else preview(raw)
+            texts.append(f"field {name}: expected {field.expected}, got {text}")
+        elif field.is_required:
+            texts.append(f"field {name}: missing; expected {field.expected}")
+    if str(values.get("seq_id")).lower() in RESERVED_NAMES:
         texts.append(f"field seq_id: {preview(fields['seq_id'])} is reserved; choose another")
-    ids = parse_ascending_ids(fields.get("canonical_frame_ids"))
-    init_frame_id = parse_frame_id(fields.get("init_frame_id"))
-    if ids and init_frame_id is not None and ids[0] != init_frame_id:
+    first, init = values.get("canonical_frame_ids", ())[:1], values.get("init_frame_id")
+    if first and init is not None and first[0] != init:
         texts.append(
-            f"field canonical_frame_ids: starts at {ids[0]}, but init_frame_id is {init_frame_id}; "
+            f"field canonical_frame_ids: starts at {first[0]}, but init_frame_id is {init}; "
             "the initial box belongs to the first frame, so they must be equal"
         )
-    return [text for text in texts if text]
-
-
-def explain_field(name: str, fields: Mapping[str, Any]) -> str:
-    """Return what is wrong with one field; an empty string if it is valid."""
-    field, value = FIELDS[name], fields.get(name)
-    if value is None:
-        return f"field {name}: missing; expected {field.expected}" if field.is_required else ""
-    if field.parse(value) is not None:
-        return ""
-    may_be_ground_truth = name not in ("init_bbox", "canonical_frame_ids")
-    is_hidden = may_be_ground_truth and isinstance(value, list)
-    return (
-        f"field {name}: expected {field.expected}, got {'a list' if is_hidden else preview(value)}"
-    )
-
-
-def parse_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: field.parse(fields[name]) for name, field in FIELDS.items() if name in fields}
+    return values, texts
 
 
 # --- Frame ids and video paths
@@ -624,31 +593,35 @@ class SequenceJob:
 
 def find_suspicious_values(jobs: Sequence[SequenceJob]) -> list[str]:
     """Return warnings about values that are valid but probably mistakes, one per kind."""
-    seq_ids: dict[str, list[str]] = collections.defaultdict(list)
-    for job in jobs:
-        for warning in suspicions(job):
-            seq_ids[warning].append(job.seq_id)
-    return [f"{warning}: {count_and_first(ids)}" for warning, ids in seq_ids.items()]
+    found = group_by(itertools.chain.from_iterable(map(find_suspicions, jobs)))
+    return [f"{warning}: {count_and_first(seq_ids)}" for warning, seq_ids in found.items()]
 
 
-def suspicions(job: SequenceJob) -> Iterator[str]:
+def group_by(pairs: Iterable[tuple[K, T]]) -> dict[K, list[T]]:
+    """Return the second items of the pairs in lists, by their first items."""
+    groups = collections.defaultdict(list)
+    for key, item in pairs:
+        groups[key].append(item)
+    return groups
+
+
+def find_suspicions(job: SequenceJob) -> Iterator[tuple[str, str]]:
+    """Yield (warning, seq_id)."""
     sequence = job.sequence
     x1, y1, x2, y2 = sequence.init_bbox
+    unit = "expected thousandths of the image"
     if max(x2, y2) > PIXEL_BOX_FROM:
-        yield "init_bbox looks like pixels; expected thousandths of the image"
+        yield f"init_bbox looks like pixels; {unit}", job.seq_id
     elif max(x2, y2) <= 1 or min(x2 - x1, y2 - y1) < 0.5:
-        yield "init_bbox looks like fractions of 1; expected thousandths of the image"
+        yield f"init_bbox looks like fractions of 1; {unit}", job.seq_id
     if sequence.seq_id != build_seq_id(vars(sequence)):
-        yield (
-            "seq_id does not match the fields; expected "
-            "{scene}__{camera}__{init_frame_id}__obj{object_id}, from which the evaluator makes ids"
-        )
+        form = "{scene}__{camera}__{init_frame_id}__obj{object_id}"
+        text = f"seq_id does not match the fields; the evaluator expects {form}"
+        yield text, job.seq_id
     last = max(set(job.frame_ids) - set(sequence.canonical_frame_ids), default=0)
     if sequence.clip_end_frame is not None and last > sequence.clip_end_frame:
-        yield (
-            "frames beyond clip_end_frame, where there may be no ground truth; "
-            "choose a smaller --nframes or --stride"
-        )
+        text = "frames beyond clip_end_frame, where there may be no ground truth"
+        yield f"{text}; choose a smaller --nframes or --stride", job.seq_id
 
 
 def count_and_first(seq_ids: Sequence[str]) -> str:
@@ -666,7 +639,7 @@ MAX_RETRY_AFTER_S = 300.0
 SESSION_TIMEOUT_S = 8.0
 OLDEST_HUB_VERSION = (0, 24)
 HUB_SETTINGS = {  # unless the user has set them
-    # hf_xet is silent for half an hour when its server stalls; plain HTTP then takes over.
+    # Otherwise hf_xet waits half an hour for a server that stalls, before plain HTTP is tried.
     "HF_XET_CLIENT_CONNECT_TIMEOUT": "10s",
     "HF_XET_CLIENT_READ_TIMEOUT": "30s",
     "HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "2",
@@ -677,19 +650,41 @@ LOCAL_ERRNOS = {
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG
 }
 SHARING_VIOLATION = 32  # winerror, while a virus scanner has a file open
-# Of requests, httpx and the hub's client; which of them are installed depends on its version.
-SETTING_ERRORS = {
-    "ProxyError", "InvalidProxyURL", "InvalidSchema", "InvalidURL", "MissingSchema",
-    "UnsupportedProtocol", "LocalProtocolError", "InvalidHeader", "UnicodeError",
-    "TooManyRedirects", "FileMetadataError",
-}
-COMMIT_FORM = re.compile("[0-9a-f]{40}")
-SHA256_FORM = re.compile("[0-9a-f]{64}")
+COMMIT_PATTERN = re.compile("[0-9a-f]{40}")
+SHA256_PATTERN = re.compile("[0-9a-f]{64}")
 TOKEN_HINT = (
     "create a token with read access at https://huggingface.co/settings/tokens and pass it in "
     "$HF_TOKEN or with --hf-token"
 )
 PIP_HINT = "pip install -r requirements.txt"
+# What no retry can mend, by the name of the exception's class: those of requests, of httpx and of
+# the hub's client; which of them exist depends on the client's version.
+FATAL_HUB_ERRORS = {
+    "OfflineModeIsEnabled": "HF_HUB_OFFLINE is set and the file is not in the cache under this "
+    "--revision; unset it, or use --video-dir",
+    "HFValidationError": "{error}; check {hub_file.named_by}",
+    "SSLCertVerificationError": "{error}; if a proxy inspects the traffic, set SSL_CERT_FILE and "
+    "REQUESTS_CA_BUNDLE to its certificates",
+    **dict.fromkeys(
+        (
+            "ProxyError", "InvalidProxyURL", "InvalidSchema", "InvalidURL", "MissingSchema",
+            "UnsupportedProtocol", "LocalProtocolError", "InvalidHeader", "UnicodeError",
+            "TooManyRedirects", "FileMetadataError",
+        ),
+        "a setting cannot work: {error}; check {variables}",
+    ),
+}
+# What the hub's own answer means, by its status or by the name of the client's exception.
+REFUSALS = {
+    "401": "access refused (401 Unauthorized): the token is missing or invalid, or there is no "
+    f"repository {{hub_file.repo_id}}; {TOKEN_HINT}",
+    "403": "access refused (403 Forbidden): accept the terms at "
+    f"https://huggingface.co/datasets/{{hub_file.repo_id}}, then {TOKEN_HINT}",
+    "RevisionNotFoundError": "no such revision (404): {hub_file.revision}; "
+    "check {hub_file.named_by}",
+    "RepositoryNotFoundError": "no such repository (404): {hub_file.repo_id}; "
+    "check {hub_file.named_by}",
+}
 
 
 @functools.lru_cache(maxsize=None)
@@ -732,7 +727,7 @@ def show_client_messages() -> None:
     client_log = logging.getLogger("huggingface_hub")
     client_log.handlers, client_log.propagate = LOG.handlers, False
     client_log.setLevel(max(LOG.level, logging.WARNING))
-    # At this level it says that it waits for a lock in the cache.
+    # At INFO, this one says that it waits for a lock in the cache.
     logging.getLogger("huggingface_hub.utils").setLevel(max(LOG.level, logging.INFO))
 
 
@@ -746,7 +741,7 @@ def check_certificate_files() -> None:
 def limit_session_time(hub: Any) -> None:
     """Set a time-out for requests that have none, such as the one for Xet's access token.
 
-    Only the sessions of httpx, from huggingface_hub 1.0 on, have the attribute.
+    Only the sessions of huggingface_hub 1.0 and later, which are httpx's, have the attribute.
     """
     session = hub.utils.get_session()
     if hasattr(session, "timeout"):
@@ -760,8 +755,7 @@ def disable_xet() -> None:
 def download_bar_options(label: str) -> dict[str, Any]:
     """Return the option with which the client's progress bar shows a label.
 
-    Its own label is the address, which may be signed, if the server sends no file name. Clients
-    that accept no class (0.x) show no bars.
+    Otherwise it may show the file's signed address. Clients 0.x lack the option and show no bars.
     """
     hub = import_hub()
     if "tqdm_class" not in inspect.signature(hub.hf_hub_download).parameters:
@@ -792,7 +786,7 @@ class HubFile(NamedTuple):
     revision: str
     token: str | None
     cache_dir: str | None
-    options: str  # that name the file; to be checked if it does not exist
+    named_by: str  # the options that name the file, for the message that there is none
 
     def request(self, action: Callable[[int], T]) -> T:
         """Return the result of a request, after at most four retries.
@@ -801,11 +795,10 @@ class HubFile(NamedTuple):
         succeed (access, settings, disk), VideoError if there is no such file, and HubError if
         all retries failed.
         """
-        hub = import_hub()
-        attempt = 1
-        while True:
+        retries = len(RETRY_DELAYS_S)
+        for attempt, default_delay in enumerate((*RETRY_DELAYS_S, 0), start=1):
             try:
-                limit_session_time(hub)
+                limit_session_time(import_hub())  # the client may have made a new session
                 return action(attempt)
             except (*BUGS, FatalError, StreamingNotPossible):
                 raise
@@ -813,45 +806,35 @@ class HubFile(NamedTuple):
                 problem = classify_hub_error(error, self)
                 if not isinstance(problem, HubError):
                     raise type(problem)(f"{self.path}: {problem}") from error
-                if attempt > len(RETRY_DELAYS_S):
-                    raise HubError(
-                        f"{self.path}: {problem} (after {len(RETRY_DELAYS_S)} retries)"
-                    ) from error
-                delay = retry_after(error) or RETRY_DELAYS_S[attempt - 1]
+                if attempt > retries:
+                    raise HubError(f"{self.path}: {problem} (after {retries} retries)") from error
+                delay = retry_after(error) or default_delay
             name = self.path.rpartition("/")[2]
-            retry = f"retry {attempt}/{len(RETRY_DELAYS_S)} in {delay:g} s"
-            LOG.info("%s: %s, %s", name, problem, retry)
+            LOG.info("%s: %s, retry %d/%d in %g s", name, problem, attempt, retries, delay)
             time.sleep(delay)
             disable_xet()  # plain HTTP is a second way to the same bytes
-            attempt += 1
+        raise AssertionError("unreachable")
 
     def download(self) -> Path:
         """Return the path of the file in the cache, checked; download it if missing or outdated.
 
-        A cached file serves without asking the hub if the revision is a commit, and also if the
-        hub cannot be asked.
+        Use a cached file as it is if the revision is a commit, which cannot change, or if the hub
+        does not answer.
         """
-        return self.request(self.fetch)
+        return self.request(self.download_once)
 
-    def fetch(self, attempt: int) -> Path:
-        hub, etag = import_hub(), None
-        cached = self.cached()
-        if cached is None or not COMMIT_FORM.fullmatch(self.revision):
+    def download_once(self, attempt: int) -> Path:
+        hub, cached, etag = import_hub(), self.cached(), None
+        if cached is None or not COMMIT_PATTERN.fullmatch(self.revision):
             try:
-                etag = self.metadata().etag  # the client's own request may fail after minutes only
-            except BUGS:
-                raise
-            except Exception:
-                if cached is None:
+                etag = self.metadata().etag  # fails within seconds; the download within minutes
+            except Exception as error:
+                if cached is None or isinstance(error, BUGS):
                     raise
             else:
                 downloaded = hub.hf_hub_download(
-                    self.repo_id,
-                    self.path,
-                    repo_type="dataset",
-                    revision=self.revision,
-                    token=self.token,
-                    cache_dir=self.cache_dir,
+                    self.repo_id, self.path, repo_type="dataset", revision=self.revision,
+                    token=self.token, cache_dir=self.cache_dir,
                     # The first retry continues the download. If that fails, start again.
                     force_download=attempt > 2,
                     **download_bar_options(self.path.rpartition("/")[2]),
@@ -902,30 +885,27 @@ class HubFile(NamedTuple):
 
 
 def check_sha256(path: Path, etag: str | None) -> None:
-    """Raise HubError and delete the file with all its names if its SHA-256 is not the hub's.
+    """Raise HubError and delete the file and its links if its SHA-256 is not the hub's.
 
-    The cache's link to a large file names a blob by its SHA-256. (That may be a link, too, whose
-    target is named by a Xet hash.) Caches without links, as on most Windows machines, need the
-    etag. No client checks the bytes itself.
+    In the cache, snapshots/COMMIT/PATH links to blobs/SHA256, which may link to a file that is
+    named by its Xet hash. Without links, as on most Windows machines, the etag is the SHA-256. No
+    client checks the bytes itself.
     """
-    expected = os.path.basename(os.readlink(path)) if path.is_symlink() else etag or ""
-    if not SHA256_FORM.fullmatch(expected):
+    blob = path.parent / os.readlink(path) if path.is_symlink() else path
+    expected = etag or "" if blob == path else blob.name
+    if not SHA256_PATTERN.fullmatch(expected):
         return
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)
-    if digest.hexdigest() == expected:
-        return
-    names = [path]
-    while names[-1].is_symlink():
-        names.append(names[-1].parent / os.readlink(names[-1]))
-    for name in names:
-        remove_file(name)
-    raise HubError("the file arrived damaged: its SHA-256 is not the hub's")
+    if digest.hexdigest() != expected:
+        for name in (path, blob, path.resolve()):
+            remove_file(name)
+        raise HubError("the file arrived damaged: its SHA-256 is not the hub's")
 
 
-def classify_hub_error(error: BaseException, file: HubFile) -> Exception:
+def classify_hub_error(error: BaseException, hub_file: HubFile) -> Exception:
     """Return the exception that a failed request means; it is HubError if a retry may help.
 
     The client wraps the first failure of a request, for example in LocalEntryNotFoundError, so
@@ -934,38 +914,19 @@ def classify_hub_error(error: BaseException, file: HubFile) -> Exception:
     if isinstance(error, HubError):
         return error
     chain = causes(error)
-    for link in chain:
-        problem = explain_local_error(link, file)
+    for cause in chain:
+        problem = explain_os_error(cause) if isinstance(cause, OSError) else ""
+        for base in type(cause).__mro__:
+            problem = problem or FATAL_HUB_ERRORS.get(base.__name__, "").format(
+                error=first_line(cause), hub_file=hub_file, variables=hub_variables()
+            )
         if problem:
             return FatalError(problem)
-    response = find_response(chain)
+    response = find_response(error)
     if response is not None:
-        return classify_refusal(response, chain, file)
+        return classify_refusal(response, chain, hub_file)
     host = re.sub(".*://", "", import_hub().constants.ENDPOINT)
     return HubError(f"no download from {host}: {first_line(chain[-1])}")
-
-
-def explain_local_error(error: BaseException, file: HubFile) -> str:
-    """Return what no retry can mend, the disk or a setting of this machine; else nothing."""
-    names = {base.__name__ for base in type(error).__mro__}
-    problem = explain_os_error(error) if isinstance(error, OSError) else ""
-    if problem:
-        return problem
-    if "OfflineModeIsEnabled" in names:
-        return (
-            "HF_HUB_OFFLINE is set and the file is not in the cache under this --revision; unset "
-            "it, or use --video-dir"
-        )
-    if "HFValidationError" in names:
-        return f"{first_line(error)}; check {file.options}"
-    if "SSLCertVerificationError" in names:
-        return (
-            f"{first_line(error)}; if a proxy inspects the traffic, set SSL_CERT_FILE and "
-            "REQUESTS_CA_BUNDLE to its certificates"
-        )
-    if names & SETTING_ERRORS:
-        return f"a setting cannot work: {first_line(error)}; check {hub_variables()}"
-    return ""
 
 
 def explain_os_error(error: OSError) -> str:
@@ -984,32 +945,20 @@ def explain_os_error(error: OSError) -> str:
     return ""
 
 
-def classify_refusal(response: Any, chain: Sequence[BaseException], file: HubFile) -> Exception:
+def classify_refusal(response: Any, chain: Sequence[BaseException], hub_file: HubFile) -> Exception:
     """Classify an HTTP status. Only the hub's own answer decides on access and existence.
 
     A signed address may have expired, and a mirror may lack the route for Xet's access token.
     """
-    status, names = response.status_code, {type(link).__name__ for link in chain}
-    address = str(response.url)
+    status, address = response.status_code, str(response.url)
     is_from_hub = address.startswith(import_hub().constants.ENDPOINT) and "?" not in address
-    if not is_from_hub or "/xet-read-token/" in address or status in (408, 425, 429):
-        return HubError(f"the server answered {status}")
-    if status == 401:
-        return FatalError(
-            "access refused (401 Unauthorized): the token is missing or invalid, or there is no "
-            f"repository {file.repo_id}; {TOKEN_HINT}"
-        )
-    if status == 403:
-        return FatalError(
-            "access refused (403 Forbidden): accept the terms at "
-            f"https://huggingface.co/datasets/{file.repo_id}, then {TOKEN_HINT}"
-        )
-    if "RevisionNotFoundError" in names:
-        return FatalError(f"no such revision (404): {file.revision}; check {file.options}")
-    if "RepositoryNotFoundError" in names:
-        return FatalError(f"no such repository (404): {file.repo_id}; check {file.options}")
-    if status == 404:
-        return VideoError(f"not found in {file.repo_id} (404); check {file.options}")
+    if is_from_hub and "/xet-read-token/" not in address and status not in (408, 425, 429):
+        names = {str(status), *(type(cause).__name__ for cause in chain)}
+        for name, text in REFUSALS.items():
+            if name in names:
+                return FatalError(text.format(hub_file=hub_file))
+        if status == 404:
+            return VideoError(f"not found in {hub_file.repo_id} (404); check {hub_file.named_by}")
     return HubError(f"the server answered {status}")
 
 
@@ -1023,9 +972,9 @@ def causes(error: BaseException) -> list[BaseException]:
         chain.append(cause)
 
 
-def find_response(chain: Iterable[BaseException]) -> Any:
-    """Return the HTTP response that an exception of the chain carries, or None."""
-    responses = (getattr(link, "response", None) for link in chain)
+def find_response(error: BaseException) -> Any:
+    """Return the HTTP response that the error or one of its causes carries, or None."""
+    responses = (getattr(link, "response", None) for link in causes(error))
     return next((response for response in responses if response is not None), None)
 
 
@@ -1038,7 +987,7 @@ def first_line(error: BaseException) -> str:
 
 def retry_after(error: BaseException) -> float | None:
     """Return the seconds that a 429 asks for: `Retry-After: 7` or `RateLimit: "api";r=0;t=7`."""
-    response = find_response(causes(error))
+    response = find_response(error)
     if response is None or response.status_code != 429:
         return None
     seconds = re.fullmatch(r"\s*(\d+)\s*", response.headers.get("Retry-After") or "")
@@ -1048,7 +997,7 @@ def retry_after(error: BaseException) -> float | None:
 
 # --- ffmpeg
 
-FFMPEG_TIMEOUT_S = 1800.0  # no call takes that long; it is stuck
+FFMPEG_TIMEOUT_S = 7200.0  # no call takes that long; it is stuck
 TRIAL_TIMEOUT_S = 60.0
 PROBE_BYTES = 1 << 23  # no image is larger
 OLDEST_FFMPEG = 4
@@ -1157,19 +1106,12 @@ def run_ffmpeg(
         raise FatalError(f"{program} cannot be started: {error.strerror}") from error
     if child.returncode < 0:
         raise FatalError(
-            f"ffmpeg was killed by {signal_name(-child.returncode)} (out of memory, or another "
-            f"limit?): {program}; {RESUME_HINT}"
+            f"ffmpeg was killed by {signal.Signals(-child.returncode).name} (out of memory, or "
+            f"another limit?): {program}; {RESUME_HINT}"
         )
     # Lines of bytes: those of text also end at U+2028, which a title may contain.
     log = [line.decode("utf-8", "replace") for line in child.stderr.splitlines()]
     return FfmpegResult(child.returncode, child.stdout.decode("utf-8", "replace"), log)
-
-
-def signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 def input_args(path: Path) -> list[str]:
@@ -1183,7 +1125,8 @@ SEEK_COST_FRAMES = 50  # what starting ffmpeg costs, in frames of decoding; meas
 MAX_FRAMES_PER_CALL = 1000  # Windows accepts command lines of 32 KB
 MIN_PICTURE_BYTES = 9  # a smaller packet of H.264 or H.265 holds no slice, only a delimiter
 GIT_LFS_POINTER = b"version https://git-lfs"
-ERROR_LINE = re.compile(r"^(?:\[[^\]]*\] )*\[(?:error|fatal|panic)\]")  # titles come indented
+# A title in the file cannot look like an error: ffmpeg indents it.
+ERROR_LINE = re.compile(r"^(?:\[[^\]]*\] )*\[(?:error|fatal|panic)\]")
 STREAM_LINE = re.compile(r"\[info\] +Stream #0:0\S*: Video: ")
 # Damage that ffmpeg reports at a lower level than an error.
 DAMAGE_LINE = re.compile(r"corrupt decoded|concealing \d+ DC|undecodable NALU")
@@ -1191,11 +1134,9 @@ DAMAGE_LINE = re.compile(r"corrupt decoded|concealing \d+ DC|undecodable NALU")
 HARMLESS_ERROR = re.compile(r"\bSEI\b|mmco|number of reference frames")
 FRAME_LINE = re.compile(r"(?:\[Eval @ \w+\] )?\[error\] (-?\d+)\.\d+")
 SIZE_LINE = re.compile(r"\[graph .*\] \[\w+\] (?:.*incoming frame - )?w: ?(\d+) h: ?(\d+)")
-# A keyframe is not enough for a decoder that behaves by what it saw before. H.264 in 4:4:4 is
-# decoded as the build of x264 that its SEI message names did it (libavcodec/h264_cabac.c,
-# h264_sei.c); MPEG-4 part 2 by its encoder's user data, down to the inverse transform
-# (libavcodec/mpeg4videodec.c). Not noticed: H.264 by x264 before build 34 (2005) with a pyramid of
-# B-frames, and parameter sets that change without being repeated at keyframes, as they have to be.
+# These decoders adapt to the encoder that the first packet names: H.264 in 4:4:4 to the build of
+# x264 (libavcodec/h264_cabac.c, h264_sei.c), MPEG-4 part 2 to whatever made it (mpeg4videodec.c).
+# So such videos are decoded from the start.
 NEEDS_FIRST_PACKET = re.compile(r"Video: (h264 \([^)]*4:4:4|mpeg4\b)")
 
 
@@ -1236,7 +1177,7 @@ class Video:
     path: Path
     revision: str | None
     is_partial: bool  # the file holds only the bytes that the wanted frames need
-    size: str  # of its pictures by its index, like 1920x1080; the decoder knows better
+    size: str  # of its pictures by its index, like 1920x1080; the pictures may be of another
     time_base: Fraction  # seconds
     fps: float | None
     packets: tuple[Packet, ...]  # in file order
@@ -1264,7 +1205,8 @@ def list_packets(
     shown = sorted((packet.pts, packet.is_key) for packet in packets if not packet.is_hidden)
     is_listed = result.exit_code == 0 and shown and {"tb", "software"} <= set(header)
     check_listing(result.log, path, name, bool(is_listed))
-    stream = ["", *filter(STREAM_LINE.match, result.log)][-1]  # the input's may be cover art
+    # The last such line is of the output; the first stream of the input may be cover art.
+    stream = ["", *filter(STREAM_LINE.match, result.log)][-1]
     return Video(
         ffmpeg=ffmpeg,
         name=name,
@@ -1406,20 +1348,17 @@ def decode_by_time(video: Video, frame_ids: Sequence[int], index: int, frames_di
     log, failure = run_decoder(video, terms, index, frames_dir, seek)
     last_pts = video.pts[frame_ids[-1]]
     result = parse_decoder_log(video, log, [frame.pts for frame in shown_frames(log)], last_pts)
-    is_clean = (
+    is_proven = (
         not failure
         and not result.errors
-        # Other messages may come from references that the decoder has not seen.
+        # After a seek, other harmless messages could also mean missing reference pictures.
         and all("SEI" in note for note in result.notes)
         and not any(NEEDS_FIRST_PACKET.search(line) for line in log)
-    )
-    is_proven = (
-        is_clean
         and result.sizes == {video.size}
         and is_contiguous_from_keyframe(result.frames, video.pts, frame_ids, not seek)
     )
     if is_proven:
-        tell_notes(video, result.notes)
+        log_notes(video, result.notes)
     return is_proven
 
 
@@ -1441,14 +1380,14 @@ def decode_from_start(video: Video, frame_ids: Sequence[int], index: int, frames
             f"{video.name} shows only {len(result.frames)} frames, fewer than its index says"
             f"{failure and f' ({failure})'}; download it again"
         )
-    tell_notes(video, result.notes)
+    log_notes(video, result.notes)
 
 
 def seek_args(video: Video, frame_id: int) -> list[str]:
     """Return where to start decoding for a frame: at a keyframe before it, or at the beginning.
 
-    MP4 is sought by dts. Half-way to the next frame is too late for the frames that a keyframe
-    with a smaller dts overtakes, so stay before that.
+    In MP4, ffmpeg seeks to the last keyframe whose dts is not above the asked time. A later
+    keyframe may have a smaller dts than this frame's pts (B-frames), so ask for less than that.
     """
     if last_not_above(video.keyframe_ids, frame_id) == 0:
         return []
@@ -1461,7 +1400,7 @@ def seek_args(video: Video, frame_id: int) -> list[str]:
 
 
 def or_expression(terms: Sequence[str]) -> str:
-    """Return a sum of terms; ffmpeg accepts at most 100 of them, but sums of sums."""
+    """Return `a+b+...`, nested: ffmpeg accepts at most 100 terms in a row."""
     while len(terms) > 1:
         chunks = [terms[start : start + 20] for start in range(0, len(terms), 20)]
         terms = [f"({'+'.join(chunk)})" for chunk in chunks]
@@ -1473,10 +1412,11 @@ def run_decoder(
 ) -> tuple[list[str], str]:
     """Write the frames for which a term holds as PNG files, from fINDEX.png on.
 
-    Return the log and why images are missing, an empty string if none is. `print` logs a line of
-    `2 * pts + key` for each decoded frame (ffmpeg-utils, Expression Evaluation); -copyts keeps the
-    file's own times; -reinit_filter 0 keeps the numbers going where colours or sizes change. PNG
-    level 1 with the `up` filter takes half the time and three quarters of the size of the default.
+    Return the log and why images are missing, an empty string if none is. `print` logs one number
+    for each decoded frame: twice its pts, plus 1 for a keyframe (ffmpeg-utils, Expression
+    Evaluation). -copyts keeps the file's own times; -reinit_filter 0 keeps the frames' numbers
+    going where colours or sizes change. PNG level 1 with the `up` filter takes half the time and
+    three quarters of the size of the default.
     """
     select = f"select='print(2*pts+key,16)*0+{or_expression(terms)}',settb=1,setpts=N"
     result = run_ffmpeg(
@@ -1528,8 +1468,8 @@ def parse_decoder_log(
 ) -> DecodeResult:
     """Return what the log says up to the frame whose key, a time or a number, is the last one.
 
-    A stream that was cut in the middle starts with pictures that nobody can decode: ffmpeg drops
-    them, with an error, before it shows the first frame. Elsewhere an error may mean damage.
+    Errors before the first frame do not count if the video is not seekable: one that was cut in
+    the middle starts with pictures that nobody can decode, and ffmpeg drops them.
     """
     lines = [number for number, line in enumerate(log) if FRAME_LINE.fullmatch(line)]
     count = keys.index(last) + 1 if last in keys else len(keys)
@@ -1543,7 +1483,7 @@ def parse_decoder_log(
     return DecodeResult(shown_frames(log)[:count], sizes, errors, notes)
 
 
-def tell_notes(video: Video, notes: Sequence[str]) -> None:
+def log_notes(video: Video, notes: Sequence[str]) -> None:
     if notes:
         warn_once(f"{video.name}: harmless messages of ffmpeg: {summarize(sorted(notes))}")
 
@@ -1559,16 +1499,17 @@ def is_contiguous_from_keyframe(
     saw: frame k is the k-th of the file.
     """
     ids = {time: frame_id for frame_id, time in enumerate(pts[: frame_ids[-1] + 1])}
-    shown = [(ids.get(frame.pts, -1), frame.is_key) for frame in frames]
+    shown_ids = [ids.get(frame.pts, -1) for frame in frames]
     starts = [
         position
-        for position, (frame_id, is_key) in enumerate(shown)
-        if 0 <= frame_id <= frame_ids[0] and (is_key or (from_start and position == frame_id == 0))
+        for position, frame_id in enumerate(shown_ids)
+        if 0 <= frame_id <= frame_ids[0]
+        and (frames[position].is_key or (from_start and position == frame_id == 0))
     ]
     if not starts:
         return False
-    expected = list(range(shown[starts[-1]][0], frame_ids[-1] + 1))
-    return [frame_id for frame_id, _ in shown[starts[-1] :]][: len(expected)] == expected
+    expected = list(range(shown_ids[starts[-1]], frame_ids[-1] + 1))
+    return shown_ids[starts[-1] :][: len(expected)] == expected
 
 
 # --- Streaming: the parts of a video that the frames need
@@ -1581,14 +1522,13 @@ STREAM_SLACK_PACKETS = 64  # a decoder with many threads reads on before it show
 
 
 def stream_video(
-    ffmpeg: str, hub_file: HubFile, jobs: Sequence[Sequence[int]], path: Path
+    ffmpeg: str, hub_file: HubFile, frame_id_lists: Sequence[Sequence[int]], path: Path
 ) -> Video:
-    """Fetch the bytes that the frames of some jobs need into a sparse file of the full length.
+    """Fetch the bytes that the frames of each job need into a sparse file of the full length.
 
-    `jobs` holds the frame ids of each. This works for files with one track, whose packets lie in a
-    row in `mdat`. Frames that the bytes do not give are never taken for others, since a decode has
-    to prove its frames: a wrong assumption costs a download. Raise StreamingNotPossible if it does
-    not work, or would not pay.
+    This works for files with one track, whose packets lie in a row in `mdat`. If a needed byte is
+    missing after all, the frames cannot be proven, and the whole video is downloaded. Raise
+    StreamingNotPossible if streaming does not work, or would not pay.
     """
     metadata = hub_file.request(lambda attempt: hub_file.metadata())
     size, commit = metadata.size, metadata.commit_hash
@@ -1598,11 +1538,14 @@ def stream_video(
     path.write_bytes(b"")
     os.truncate(path, size)
     moov, data_start, data_end = fetch_mp4_index(hub_file, path, size)
-    video = list_packets(ffmpeg, path, hub_file.path, commit, is_partial=True)
+    try:
+        video = list_packets(ffmpeg, path, hub_file.path, commit, is_partial=True)
+    except VideoError as error:
+        raise StreamingNotPossible(str(error)) from error
     offsets = packet_offsets(video, moov, data_start, data_end)
     ranges = merge_ranges(
         (offsets[first], offsets[min(end, len(offsets) - 1)])
-        for first, end in packet_ranges(video, jobs)
+        for first, end in packet_ranges(video, frame_id_lists)
     )
     total = sum(end - start for start, end in ranges)
     if total > STREAM_MAX_SHARE * size:
@@ -1630,7 +1573,8 @@ def fetch_mp4_index(hub_file: HubFile, path: Path, size: int) -> tuple[bytes, in
     while start + 8 <= size:  # the boxes at the top level (ISO/IEC 14496-12, 4.2)
         head = fetch_range(hub_file, path, start, min(size, start + 16)).ljust(16, b"\0")
         length, kind, long_length = struct.unpack(">I4sQ", head)
-        length, header = {0: (size - start, 8), 1: (long_length, 16)}.get(length, (length, 8))
+        header = 16 if length == 1 else 8
+        length = {0: size - start, 1: long_length}.get(length, length)
         if length < 8 or kind in (b"moof", b"sidx"):
             break
         boxes[kind] = (start + header, min(size, start + length))
@@ -1657,12 +1601,14 @@ def packet_offsets(video: Video, moov: bytes, data_start: int, data_end: int) ->
     return offsets
 
 
-def packet_ranges(video: Video, jobs: Sequence[Sequence[int]]) -> Iterator[tuple[int, int]]:
-    """Yield what ffmpeg reads for each job, as (first, last + 1) in the list of packets."""
+def packet_ranges(
+    video: Video, frame_id_lists: Sequence[Sequence[int]]
+) -> Iterator[tuple[int, int]]:
+    """Yield what ffmpeg reads for each list, as (first, last + 1) in the list of packets."""
     yield 0, STREAM_SLACK_PACKETS  # it looks at the first packets before it seeks
     indices = {packet.pts: index for index, packet in enumerate(video.packets)}
     last = len(video.pts) - 1
-    for frame_ids in jobs:
+    for frame_ids in frame_id_lists:
         known_ids = frame_ids if frame_ids[-1] <= last else (last,)
         for group in group_by_seek(known_ids, video.keyframe_ids):
             latest = video.pts[group[0]] - STREAM_SLACK_S / video.time_base
@@ -1827,6 +1773,8 @@ def encode_with_pillow(image: Any, kind: str, **options: int) -> bytes:
 
 # --- Output documents
 
+Metadata = Dict[str, Any]  # the contents of sequence_meta.json
+
 META_NAME, GT_NAME, SHEET_NAME = "sequence_meta.json", "gt.json", "contact_sheet.jpg"
 MANIFEST_NAME = "gt_requests.json"
 GT_FACTS = ("label", "scene", "camera", "object_id", "object_type")
@@ -1838,7 +1786,7 @@ def build_metadata(
     revision: str | None,
     clip_fps: float | None,
     image_size: Sequence[int] | None,
-) -> dict[str, Any]:
+) -> Metadata:
     """Return the contents of sequence_meta.json.
 
     `clip_fps` is the video's, for a record without one; `image_size` is [width, height] in pixels.
@@ -1867,9 +1815,7 @@ def build_metadata(
 
 
 def build_gt_requests(
-    jobs: Sequence[SequenceJob],
-    ready: Mapping[str, Mapping[str, Any]],
-    args: argparse.Namespace,
+    jobs: Sequence[SequenceJob], ready: Mapping[str, Metadata], args: argparse.Namespace
 ) -> dict[str, Any]:
     """Return the contents of gt_requests.json, in benchmark order.
 
@@ -1898,7 +1844,7 @@ def build_gt_requests(
     }
 
 
-def build_gt_stub(metadata: Mapping[str, Any], nframes: int) -> dict[str, Any]:
+def build_gt_stub(metadata: Metadata, nframes: int) -> dict[str, Any]:
     """Return the contents of gt.json, by which the evaluator's loader finds a sequence.
 
     It holds no ground truth. Its frame ids count the prepared images, so the only box, the initial
@@ -1994,7 +1940,7 @@ def read_json_object(path: str | Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def read_metadata(job: SequenceJob) -> dict[str, Any]:
+def read_metadata(job: SequenceJob) -> Metadata:
     return read_json_object(job.directory / META_NAME)
 
 
@@ -2007,7 +1953,7 @@ def reason_not_ready(job: SequenceJob) -> str | None:
     return explain_metadata(job, metadata) or explain_images(job, metadata)
 
 
-def explain_metadata(job: SequenceJob, metadata: Mapping[str, Any]) -> str | None:
+def explain_metadata(job: SequenceJob, metadata: Metadata) -> str | None:
     """Return how the metadata differs from what this run would write, or None."""
     source = metadata.get("source")
     if not os.path.isdir(job.directory / "frames"):
@@ -2024,30 +1970,27 @@ def explain_metadata(job: SequenceJob, metadata: Mapping[str, Any]) -> str | Non
         return "prepared from another revision (see --revision)"
     clip_fps, image_size = metadata.get("clip_fps"), metadata.get("image_size")
     expected = build_metadata(job, frame_ids, revision, clip_fps, image_size)
-    return first_difference(expected, metadata)
-
-
-def first_difference(expected: Mapping[str, Any], metadata: Mapping[str, Any]) -> str | None:
+    missing = object()
     for key in {**expected, **metadata}:
-        if key not in metadata or key not in expected:
-            return f"prepared {'without' if key in expected else 'with an unknown field'} {key}"
-        if metadata[key] != expected[key]:
+        if metadata.get(key, missing) != expected.get(key, missing):
             return f"prepared with another {key}"
     return None
 
 
-def explain_images(job: SequenceJob, metadata: Mapping[str, Any]) -> str | None:
+def explain_images(job: SequenceJob, metadata: Metadata) -> str | None:
     """Return which image is missing or incomplete, or None."""
+    frames_dir = os.path.join(job.directory, "frames")
     for name in [*frame_names(len(job.frame_ids)), "f00_ann.png"]:
-        if png_size(f"{job.directory}/frames/{name}") != metadata["image_size"]:
+        size = png_size(os.path.join(frames_dir, name))
+        if size is None or size != metadata["image_size"]:
             return f"{name} is missing or incomplete"
-    has_crop = png_size(f"{job.directory}/frames/crop.png") is not None
+    has_crop = png_size(os.path.join(frames_dir, "crop.png")) is not None
     if not has_crop and (load_opencv() or has_pillow()):
         return "crop.png is missing or incomplete"
     return None
 
 
-def stub_to_write(job: SequenceJob, metadata: Mapping[str, Any]) -> dict[str, Any] | None:
+def stub_to_write(job: SequenceJob, metadata: Metadata) -> dict[str, Any] | None:
     """Return the stub for gt.json if it is asked for, or if one of ours no longer fits."""
     path, stub = job.directory / GT_NAME, build_gt_stub(metadata, len(job.frame_ids))
     if not os.path.lexists(path):
@@ -2088,7 +2031,7 @@ def staging_dir(output_dir: Path) -> Iterator[Path]:
     except OSError as error:
         place = error.filename2 or error.filename or output_dir
         raise FatalError(
-            f"{place} cannot be written: {error.strerror}; fix that or choose another "
+            f"{place} cannot be written: {error.strerror or error}; fix that or choose another "
             f"--output-dir, {RESUME_HINT}"
         ) from error
 
@@ -2124,16 +2067,11 @@ def publish_sequence(job: SequenceJob, staged: Path) -> None:
             return  # another run was faster
         if read_metadata(job) != read_json_object(staged / META_NAME):
             remove_file(job.directory / META_NAME)
-        for old in [SHEET_NAME, *(f"frames/{name}" for name in own_images(frames_dir))]:
-            if old not in names:
-                remove_file(job.directory / old)
+        own_images = filter(OWN_IMAGE.fullmatch, os.listdir(frames_dir))
+        for old in {SHEET_NAME, *(f"frames/{name}" for name in own_images)} - set(names):
+            remove_file(job.directory / old)
         for name in names:
             replace_file(staged / name, job.directory / name)
-
-
-def own_images(frames_dir: Path) -> list[str]:
-    """Return the names of the images that this program makes."""
-    return sorted(name for name in os.listdir(frames_dir) if OWN_IMAGE.fullmatch(name))
 
 
 def replace_file(staged: Path, path: Path) -> None:
@@ -2150,6 +2088,12 @@ def replace_file(staged: Path, path: Path) -> None:
     os.replace(staged, path)
 
 
+def write_file(path: Path, content: bytes, staging: Path) -> None:
+    staged = staging / path.name
+    staged.write_bytes(content)
+    replace_file(staged, path)
+
+
 def remove_file(path: Path) -> None:
     with suppress(FileNotFoundError):
         os.unlink(path)
@@ -2163,48 +2107,50 @@ def encode_json(value: Mapping[str, Any]) -> bytes:
 
 
 class VideoSource(NamedTuple):
-    """Where videos come from, and the ffmpeg that reads them."""
+    """Where videos come from, the ffmpeg that reads them, and where unfinished files go."""
 
-    ffmpeg: str
     args: argparse.Namespace
+    ffmpeg: str
+    staging: Path
 
-    def open_for(
-        self, path: str, jobs: Sequence[SequenceJob], position: str, staging: Path
-    ) -> Iterator[Video]:
-        """Yield the video: first the streamed part, where that is possible, then the whole.
+    def open(self, jobs: Sequence[SequenceJob], position: str) -> Iterator[Video]:
+        """Yield the video of some jobs: first the streamed part, if possible, then the whole.
 
         `position` is like 'video 3 of 110'. Raise VideoError if there is no such video.
         """
+        path = jobs[0].video_path
         if self.args.video_dir:
-            yield list_packets(self.ffmpeg, find_local_video(self.args, path), path, None)
+            local = find_local_video(self.args, path)
+            if local is None:
+                raise VideoError(
+                    f"no such video in --video-dir: {path}; expected the folders of the repository"
+                )
+            yield list_packets(self.ffmpeg, local, path, None)
             return
-        name, reason = "/".join(path.split("/")[-3::2]), ""
-        hub_file = video_file(self.args, path)
+        name = f"{jobs[0].sequence.scene}/{jobs[0].sequence.camera}.mp4"
+        hub_file, note = video_file(self.args, path), ""
         cached = hub_file.cached()
-        if self.args.stream and cached is not None:  # any copy serves, even one of an older commit
+        if self.args.stream and cached is not None:  # then there is nothing to download
             hub_file = hub_file._replace(revision=commit_of(cached, path))
         elif self.args.stream:
             LOG.info("Streaming %s (%s)", name, position)
             try:
-                frame_ids = [job.frame_ids for job in jobs]
-                video = stream_video(self.ffmpeg, hub_file, frame_ids, staging / "streamed.mp4")
+                frame_id_lists = [job.frame_ids for job in jobs]
+                local = self.staging / "streamed.mp4"
+                video = stream_video(self.ffmpeg, hub_file, frame_id_lists, local)
                 yield video
                 hub_file = hub_file._replace(revision=video.revision or hub_file.revision)
-                reason = "; a part of it was not enough"
-            except HubError:
-                raise
-            except SequenceError as error:  # a part of a file may be misread; the whole decides
-                reason = f"; streaming is not possible: {error}"
-        LOG.info("Getting %s (%s%s)", name, position, reason)
+                note = "; a part of it was not enough"
+            except StreamingNotPossible as error:
+                note = f"; streaming is not possible: {error}"
+        LOG.info("Getting %s (%s%s)", name, position, note)
         local = hub_file.download()
         yield list_packets(self.ffmpeg, local, path, commit_of(local, path))
 
 
 def video_file(args: argparse.Namespace, path: str) -> HubFile:
-    options = "--repo-id, --repo-subdir and --revision"
-    return HubFile(
-        args.repo_id, path, args.revision, args.hf_token, args.hf_cache_dir, options
-    )
+    named_by = "--repo-id, --repo-subdir and --revision"
+    return HubFile(args.repo_id, path, args.revision, args.hf_token, args.hf_cache_dir, named_by)
 
 
 def commit_of(cached: Path, path: str) -> str:
@@ -2212,37 +2158,34 @@ def commit_of(cached: Path, path: str) -> str:
     return cached.parents[path.count("/")].name
 
 
-def find_local_video(args: argparse.Namespace, path: str) -> Path:
+def find_local_video(args: argparse.Namespace, path: str) -> Path | None:
     """Return the video in a folder laid out like the repository, or like its subdirectory."""
-    for candidate in (path, path[len(args.repo_subdir) :].lstrip("/")):
-        local = Path(args.video_dir, candidate)
-        if local.is_file():
-            return local
-    raise VideoError(
-        f"no such video in --video-dir: {path}; expected the folders of the repository"
-    )
+    candidates = [Path(args.video_dir, path)]
+    candidates.append(Path(args.video_dir, path[len(args.repo_subdir) :].lstrip("/")))
+    return next((local for local in candidates if local.is_file()), None)
 
 
 def prepare_video(
-    jobs: Sequence[SequenceJob],
-    source: VideoSource,
-    position: str,
-    staging: Path,
-    progress: SequenceProgress,
+    jobs: Sequence[SequenceJob], source: VideoSource, position: str, progress: SequenceProgress
 ) -> dict[str, SequenceError]:
     """Prepare the sequences of one video; return the errors of those that failed, by seq_id."""
     errors: dict[str, SequenceError] = {}
     remaining = list(jobs)
     try:
-        for video in source.open_for(jobs[0].video_path, jobs, position, staging):
+        for video in source.open(jobs, position):
             for job in remaining:
                 try:
-                    prepare_sequence(job, video, staging)
+                    prepare_sequence(job, video, source.staging)
                     errors.pop(job.seq_id, None)
                     progress.advance(job.seq_id, "ready")
                 except SequenceError as error:
                     errors[job.seq_id] = error
-            remaining = [job for job in remaining if job.seq_id in errors]
+            # What fails with a part of a video may work with the whole.
+            remaining = [
+                job
+                for job in remaining
+                if not isinstance(errors.get(job.seq_id), (type(None), VideoTooShort))
+            ]
             if not remaining:
                 break
     except SequenceError as error:  # of the video, or ffmpeg hangs while it lists the packets
@@ -2255,9 +2198,9 @@ def prepare_video(
 def prepare_sequence(job: SequenceJob, video: Video, staging: Path) -> None:
     """Prepare and publish one sequence; raise SequenceError if it cannot be."""
     if job.frame_ids[-1] >= len(video.pts):
-        raise SequenceError(explain_too_short(job, len(video.pts)))
+        raise VideoTooShort(explain_too_short(job, len(video.pts)))
     staged = staging / job.seq_id
-    shutil.rmtree(staged, ignore_errors=True)  # of an attempt with a part of the video
+    shutil.rmtree(staged, ignore_errors=True)  # left by the attempt with a part of the video
     frames_dir = staged / "frames"
     frames_dir.mkdir(parents=True)
     extract_frames(video, job.frame_ids, frames_dir)
@@ -2270,7 +2213,6 @@ def prepare_sequence(job: SequenceJob, video: Video, staging: Path) -> None:
     metadata = build_metadata(job, job.frame_ids, video.revision, video.fps, sizes[0])
     (staged / META_NAME).write_bytes(encode_json(metadata))
     publish_sequence(job, staged)
-    shutil.rmtree(staged, ignore_errors=True)
     reason = reason_not_ready(job)
     if reason:
         raise SequenceError(f"{reason}; is another run at work on {job.directory}?")
@@ -2281,12 +2223,10 @@ def write_derived_files(job: SequenceJob, staging: Path) -> None:
     """Write the gt stub and the contact sheet of a ready sequence if they are missing."""
     stub = stub_to_write(job, read_metadata(job))
     if stub:
-        (staging / GT_NAME).write_bytes(encode_json(stub))
-        replace_file(staging / GT_NAME, job.directory / GT_NAME)
+        write_file(job.directory / GT_NAME, encode_json(stub), staging)
     if needs_contact_sheet(job):
         sheet = make_contact_sheet(job.directory / "frames", job.frame_ids)
-        (staging / SHEET_NAME).write_bytes(sheet)
-        replace_file(staging / SHEET_NAME, job.directory / SHEET_NAME)
+        write_file(job.directory / SHEET_NAME, sheet, staging)
 
 
 def explain_too_short(job: SequenceJob, count: int) -> str:
@@ -2342,8 +2282,7 @@ def make_demo(source_dir: Path) -> None:
             raise FatalError(f"the demo's video cannot be made: {words}")
         video.parent.mkdir(parents=True, exist_ok=True)
         replace_file(staging / "video.mp4", video)
-        (staging / DEMO_BENCHMARK).write_bytes(benchmark)
-        replace_file(staging / DEMO_BENCHMARK, benchmark_path)
+        write_file(benchmark_path, benchmark, staging)
 
 
 def demo_box(frame_id: int) -> list[float]:
@@ -2384,25 +2323,20 @@ def check_sequences(jobs: Sequence[SequenceJob], args: argparse.Namespace) -> in
         state = ("partly" if job.directory.is_dir() else "missing") if reason else "ready"
         counts[state] += 1
         lines.append(f"{state:7} {job.seq_id}{f': {reason}' if reason else ''}")
-    at_hand = {path for path in needed if is_at_hand(path, args)}
+    at_hand = {path for path in needed if local_copy(args, path)}
     for path in sorted(needed):
         lines.append(f"video   {path}: {'at hand' if path in at_hand else 'not at hand'}")
-    for line in [] if args.quiet else lines:
-        print_line(line)
-    print_line(
+    print_lines(*([] if args.quiet else lines))
+    print_lines(
         f"Check: {counts['ready']} ready, {counts['partly']} partly there, "
         f"{counts['missing']} missing; videos needed: {len(needed)} ({len(at_hand)} at hand)"
     )
     return 0 if counts["ready"] == len(jobs) else 1
 
 
-def is_at_hand(path: str, args: argparse.Namespace) -> bool:
-    if not args.video_dir:
-        return video_file(args, path).cached() is not None
-    try:
-        return find_local_video(args, path).is_file()
-    except VideoError:
-        return False
+def local_copy(args: argparse.Namespace, path: str) -> Path | None:
+    """Return the video in --video-dir or in the cache, or None."""
+    return find_local_video(args, path) if args.video_dir else video_file(args, path).cached()
 
 
 def missing_derived_file(job: SequenceJob) -> str | None:
@@ -2441,7 +2375,7 @@ EXAMPLES = """examples:
 USAGE = """
   %(prog)s --benchmark PATH --output-dir DIR [options]
   %(prog)s --demo"""
-HUB_FILE_FORM = re.compile(
+HUB_FILE_PATTERN = re.compile(
     r"(?:hf:/|https?://[^/]+)/datasets/(?P<repo_id>[^/@]+/[^/@]+)"
     r"(?:@(?P<tag>[^/]+)|/(?:blob|resolve)/(?P<revision>[^/]+))?/(?P<path>[^?#]+)(?:[?#].*)?"
 )
@@ -2543,38 +2477,41 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def find_mistake(args: argparse.Namespace) -> str | None:
     """Return what is wrong with the arguments together, or None."""
-    has_video_dir = not args.video_dir or args.demo or os.path.isdir(args.video_dir)
-    is_inside = ".." not in args.repo_subdir.split("/")
-    is_token = not args.hf_token or re.fullmatch("[!-~]+", args.hf_token)
-    needs_pillow = args.check or args.contact_sheet
-    rules = (
-        (args.benchmark, "--benchmark is required (or try --demo)"),
-        (args.output_dir, f"--output-dir is required, for example SOT_prepared_{args.nframes}f"),
-        (has_video_dir, f"--video-dir {args.video_dir}: no such folder"),
-        (not is_other_file(args.output_dir), f"--output-dir {args.output_dir}: not a folder"),
-        (is_inside, f"--repo-subdir {args.repo_subdir}: must lie inside the repository"),
-        (is_token, "--hf-token or $HF_TOKEN: not a valid token; copy it again"),
-        (
-            not needs_pillow or has_pillow(),
-            "--check and --contact-sheet need Pillow: pip install Pillow",
-        ),
-    )
-    return next((mistake for is_right, mistake in rules if not is_right), None)
-
-
-def is_other_file(path: str | None) -> bool:
-    return path is not None and os.path.exists(path) and not os.path.isdir(path)
+    if not args.benchmark:
+        return "--benchmark is required (or try --demo)"
+    if not args.output_dir:
+        return f"--output-dir is required, for example SOT_prepared_{args.nframes}f"
+    if os.path.exists(args.output_dir) and not os.path.isdir(args.output_dir):
+        return f"--output-dir {args.output_dir}: not a folder"
+    if args.video_dir and not args.demo and not os.path.isdir(args.video_dir):
+        return f"--video-dir {args.video_dir}: no such folder"
+    if ".." in args.repo_subdir.split("/"):
+        return f"--repo-subdir {args.repo_subdir}: must lie inside the repository"
+    if args.hf_token and not re.fullmatch("[!-~]+", args.hf_token):
+        return "--hf-token or $HF_TOKEN: not a valid token; copy it again"
+    if (args.check or args.contact_sheet) and not has_pillow():
+        return "--check and --contact-sheet need Pillow: pip install Pillow"
+    return None
 
 
 # --- The run
 
 VIDEOS_BEFORE_STOP = 2  # in a row that the hub did not deliver
+INTERRUPT_HINT = "Run the same command again to continue."
 
 
 def load_benchmark(args: argparse.Namespace) -> list[SotSequence]:
     """Return the sequences of the benchmark; raise FatalError if a selected record is bad."""
-    sequences, problems = read_benchmark(read_benchmark_file(args))
-    selected = set(args.sequences or []) if sequences else set()
+    is_on_hub = re.match("(hf|https?)://", args.benchmark)
+    place = download_benchmark(args) if is_on_hub else Path(args.benchmark)
+    try:
+        sequences, problems = read_benchmark(place.read_bytes())
+    except OSError as error:
+        raise FatalError(
+            f"--benchmark {place} cannot be read: {error.strerror}; expected a file or "
+            "hf://datasets/OWNER/NAME/PATH"
+        ) from error
+    selected = set(args.sequences or []) if sequences else set()  # else every problem matters
     fatal = [problem for problem in problems if not selected or str(problem.seq_id) in selected]
     log_problems(args.benchmark, fatal or problems, logging.ERROR if fatal else logging.WARNING)
     if fatal:
@@ -2590,31 +2527,18 @@ def log_problems(benchmark: str, problems: Sequence[Problem], level: int) -> Non
         LOG.log(level, "... and %d more", len(problems) - MAX_LISTED_PROBLEMS)
 
 
-def read_benchmark_file(args: argparse.Namespace) -> bytes:
-    """Return the bytes of the benchmark file, which may be on the hub."""
-    place: str | Path = args.benchmark
-    if re.match("(hf|https?)://", args.benchmark):
-        place = download_benchmark(args)
-    try:
-        return Path(place).read_bytes()
-    except OSError as error:
-        raise FatalError(
-            f"--benchmark {place} cannot be read: {error.strerror}; expected a file or "
-            "hf://datasets/OWNER/NAME/PATH"
-        ) from error
-
-
 def download_benchmark(args: argparse.Namespace) -> Path:
-    match = HUB_FILE_FORM.fullmatch(args.benchmark)
+    match = HUB_FILE_PATTERN.fullmatch(args.benchmark)
     if not match:
         raise FatalError(
             f"--benchmark {args.benchmark}: not a file on the hub; expected "
             "hf://datasets/OWNER/NAME/PATH"
         )
     revision = match["tag"] or match["revision"] or "main"
-    options = "the address given to --benchmark"
-    repo_id, path = match["repo_id"], match["path"]
-    hub_file = HubFile(repo_id, path, revision, args.hf_token, args.hf_cache_dir, options)
+    hub_file = HubFile(
+        match["repo_id"], match["path"], revision, args.hf_token, args.hf_cache_dir,
+        named_by="the address given to --benchmark",
+    )
     try:
         return hub_file.download()
     except VideoError as error:
@@ -2622,7 +2546,7 @@ def download_benchmark(args: argparse.Namespace) -> Path:
 
 
 def build_jobs(sequences: Sequence[SotSequence], args: argparse.Namespace) -> list[SequenceJob]:
-    is_pinned = COMMIT_FORM.fullmatch(args.revision) and not args.video_dir
+    is_pinned = COMMIT_PATTERN.fullmatch(args.revision) and not args.video_dir
     return [
         SequenceJob(
             sequence=sequence,
@@ -2658,13 +2582,13 @@ def select_jobs(
     return selected, unknown
 
 
-def find_ready(jobs: Iterable[SequenceJob]) -> dict[str, dict[str, Any]]:
+def find_ready(jobs: Iterable[SequenceJob]) -> dict[str, Metadata]:
     """Return the metadata of the sequences that are ready, by seq_id."""
     return {job.seq_id: read_metadata(job) for job in jobs if reason_not_ready(job) is None}
 
 
 def prepare_missing(
-    jobs: Sequence[SequenceJob], ready: Mapping[str, Any], args: argparse.Namespace
+    jobs: Sequence[SequenceJob], ready: Mapping[str, Metadata], args: argparse.Namespace
 ) -> dict[str, SequenceError]:
     """Prepare what is not ready, and derived files; return the errors by seq_id."""
     todo = [job for job in jobs if job.force or job.seq_id not in ready]
@@ -2674,115 +2598,63 @@ def prepare_missing(
     with staging_dir(Path(args.output_dir)) as staging:
         for job in underived:
             write_derived_files(job, staging)
+        if not todo:
+            return {}
+        source = VideoSource(args, find_ffmpeg(), staging)
         warn_of_replacement(todo)
-        return prepare_jobs(todo, args, staging) if todo else {}
+        return prepare_jobs(todo, source)
 
 
-def prepare_jobs(
-    jobs: Sequence[SequenceJob], args: argparse.Namespace, staging: Path
-) -> dict[str, SequenceError]:
-    """Prepare sequences, video by video; return the errors of those that failed, by seq_id."""
-    source = VideoSource(find_ffmpeg(), args)
-    by_video = collections.defaultdict(list)
-    for job in sorted(jobs, key=lambda job: job.video_path):
-        by_video[job.video_path].append(job)
+def prepare_jobs(jobs: Sequence[SequenceJob], source: VideoSource) -> dict[str, SequenceError]:
+    """Prepare sequences, video by video; log and return the errors of those that failed."""
+    by_video = group_by((job.video_path, job) for job in sorted(jobs, key=attrgetter("video_path")))
     errors: dict[str, SequenceError] = {}
     undelivered = 0
-    with SequenceProgress(len(jobs)) as progress:
-        for number, video_jobs in enumerate(by_video.values(), start=1):
-            position = f"video {number} of {len(by_video)}"
-            new_errors = prepare_video(video_jobs, source, position, staging, progress)
-            errors.update(new_errors)
-            failed = any(isinstance(error, HubError) for error in new_errors.values())
-            undelivered = undelivered + 1 if failed else 0
-            if undelivered == VIDEOS_BEFORE_STOP:
-                list_errors(errors)
-                raise FatalError(
-                    f"the hub did not deliver {undelivered} videos in a row; run the same command "
-                    "again later, or use --video-dir, which needs no network"
-                )
+    try:
+        with SequenceProgress(len(jobs)) as progress:
+            for number, video_jobs in enumerate(by_video.values(), start=1):
+                position = f"video {number} of {len(by_video)}"
+                new_errors = prepare_video(video_jobs, source, position, progress)
+                errors.update(new_errors)
+                failed = any(isinstance(error, HubError) for error in new_errors.values())
+                undelivered = undelivered + 1 if failed else 0
+                if undelivered == VIDEOS_BEFORE_STOP:
+                    raise FatalError(
+                        f"the hub did not deliver {undelivered} videos in a row; run the same "
+                        "command again later, or use --video-dir, which needs no network"
+                    )
+    finally:
+        by_reason = group_by((str(error), seq_id) for seq_id, error in errors.items())
+        for reason, seq_ids in sorted(by_reason.items()):
+            LOG.error("%s: %s", ", ".join(seq_ids), reason)
     return errors
-
-
-def list_errors(errors: Mapping[str, SequenceError]) -> None:
-    """Log the reasons, each once with all its sequences."""
-    seq_ids = collections.defaultdict(list)
-    for seq_id, error in errors.items():
-        seq_ids[str(error)].append(seq_id)
-    for reason in sorted(seq_ids):
-        LOG.error("%s: %s", ", ".join(seq_ids[reason]), reason)
 
 
 def warn_of_replacement(jobs: Sequence[SequenceJob]) -> None:
     """Say how many sequences hold something else than this run asks for, and are replaced."""
-    seq_ids = collections.defaultdict(list)
-    for job in jobs:
-        metadata = read_metadata(job)
-        reason = explain_metadata(job, metadata)
-        if metadata and reason:
-            seq_ids[reason].append(job.seq_id)
-    for reason, ids in seq_ids.items():
-        LOG.warning("%s: %s; replaced now", count_and_first(ids), reason)
+    there = [(job, read_metadata(job)) for job in jobs]
+    reasons = [(explain_metadata(job, metadata), job.seq_id) for job, metadata in there if metadata]
+    for reason, seq_ids in group_by(reasons).items():
+        if reason:
+            LOG.warning("%s: %s; replaced now", count_and_first(seq_ids), reason)
 
 
 def write_manifest(
-    jobs: Sequence[SequenceJob], ready: dict[str, dict[str, Any]], args: argparse.Namespace
-) -> bool:
-    """Write gt_requests.json if its content changes; return whether it has to be sent in.
+    jobs: Sequence[SequenceJob], ready: Mapping[str, Metadata], args: argparse.Namespace
+) -> tuple[dict[str, Metadata], bool]:
+    """Write gt_requests.json if its content changes; return what is ready, and whether to send it.
 
-    Runs that end at the same time write it, too, so look again until it says what is ready.
+    Another run may write it at the same time, so look once more whether it says what is ready.
     """
     path = Path(args.output_dir, MANIFEST_NAME)
-    while True:
-        ready = {**ready, **find_ready(job for job in jobs if job.seq_id not in ready)}
-        content = build_gt_requests(jobs, ready, args)
+    for _ in range(3):  # runs with different options would go on for ever
+        all_ready = {**ready, **find_ready(job for job in jobs if job.seq_id not in ready)}
+        content = build_gt_requests(jobs, all_ready, args)
         if read_json_object(path) == content:
-            return bool(content["submission_required"])
+            break
         with staging_dir(path.parent) as staging:
-            (staging / MANIFEST_NAME).write_bytes(encode_json(content))
-            replace_file(staging / MANIFEST_NAME, path)
-
-
-def warn_of_mixed_commits(metadata: Iterable[Mapping[str, Any]]) -> None:
-    commits = collections.Counter(item["source"]["revision"] for item in metadata)
-    del commits[None]
-    if len(commits) > 1:
-        counts = ", ".join(f"{commit} ({count})" for commit, count in commits.most_common())
-        LOG.warning(
-            "the sequences come from different commits of the dataset: %s; to prepare all from "
-            "one, run again with --revision COMMIT",
-            counts,
-        )
-
-
-def warn_of_ground_truth(jobs: Sequence[SequenceJob], has_ready: bool) -> None:
-    """Warn about gt.json files that are missing, or that do not list the frames of this run."""
-    with_gt = [job for job in jobs if os.path.lexists(job.directory / GT_NAME)]
-    foreign = []
-    for job in with_gt:
-        content = read_json_object(job.directory / GT_NAME)
-        listed = content.get("source_frame_ids"), content.get("frame_ids")
-        if not is_gt_stub(content) and list(job.frame_ids) not in listed:
-            foreign.append(job.seq_id)
-    if foreign:
-        LOG.warning(
-            "%s: gt.json is not this program's, was left alone, and does not list these frames",
-            count_and_first(foreign),
-        )
-    if not with_gt and has_ready:
-        LOG.info(
-            "The evaluator finds sequences by their gt.json, and none has one: run again with "
-            "--gt-stub."
-        )
-
-
-def tell_demo_commands(job: SequenceJob, args: argparse.Namespace) -> None:
-    quote = '"{}"'.format if os.name == "nt" else shlex.quote
-    LOG.info("Look at: %s", job.directory / "frames" / "f00_ann.png")
-    LOG.info(
-        "By hand: python prepare_sot_dataset.py --benchmark %s --video-dir %s --output-dir %s",
-        *map(quote, (args.benchmark, args.video_dir, args.output_dir)),
-    )
+            write_file(path, encode_json(content), staging)
+    return all_ready, content["submission_required"]
 
 
 def run(args: argparse.Namespace) -> int:
@@ -2795,37 +2667,63 @@ def run(args: argparse.Namespace) -> int:
     for warning in find_suspicious_values(jobs):
         LOG.warning("%s: %s", args.benchmark, warning)
     if args.check:
-        return check_sequences(jobs, args)
+        return max(check_sequences(jobs, args), 1 if unknown_ids else 0)
     remove_leftovers(Path(args.output_dir))
     ready_before = find_ready(jobs)
     errors = prepare_missing(jobs, ready_before, args)
-    list_errors(errors)
-    ready = {**ready_before, **find_ready(job for job in jobs if job.seq_id not in ready_before)}
-    submission_required = write_manifest(all_jobs, ready, args)
-    count = len(ready.keys() - errors.keys())
-    print_line(
+    ready, submission_required = write_manifest(all_jobs, ready_before, args)
+    count = len(ready.keys() & {job.seq_id for job in jobs} - errors.keys())
+    print_lines(
         f"{count_sequences(count)} ready in {args.output_dir} ({len(ready_before)} "
         f"{'was' if len(ready_before) == 1 else 'were'} ready before), {len(errors)} failed; "
         f"{format_duration(time.monotonic() - start)}"
     )
-    tell_after_work(jobs, ready, submission_required, args)
-    return 1 if errors or unknown_ids else 0
-
-
-def tell_after_work(
-    jobs: Sequence[SequenceJob],
-    ready: Mapping[str, Mapping[str, Any]],
-    submission_required: bool,
-    args: argparse.Namespace,
-) -> None:
-    """Say what the user has to do next, and what the evaluator will stumble over."""
     if submission_required:
         path = Path(args.output_dir, MANIFEST_NAME)
         LOG.info("These frames are not the benchmark's own: for ground truth, send in %s.", path)
-    warn_of_mixed_commits(ready.values())
-    warn_of_ground_truth(jobs, bool(ready) and not args.demo)
+    log_next_steps(jobs, ready, args)
+    return 1 if errors or unknown_ids else 0
+
+
+def log_next_steps(
+    jobs: Sequence[SequenceJob], ready: Mapping[str, Metadata], args: argparse.Namespace
+) -> None:
+    """Say what the evaluator will stumble over, and what the user can do about it."""
+    sources = (metadata["source"]["revision"] for metadata in ready.values())
+    commits = collections.Counter(filter(None, sources)).most_common()
+    if len(commits) > 1:
+        LOG.warning(
+            "the sequences come from different commits of the dataset: %s; to prepare all from "
+            "one, run again with --revision COMMIT",
+            ", ".join(f"{commit} ({count})" for commit, count in commits),
+        )
+    with_gt = [job for job in jobs if os.path.lexists(job.directory / GT_NAME)]
+    foreign = [job.seq_id for job in with_gt if not lists_frames(job)]
+    if foreign:
+        LOG.warning(
+            "%s: gt.json is not this program's, was left alone, and does not list these frames",
+            count_and_first(foreign),
+        )
     if args.demo:
-        tell_demo_commands(jobs[0], args)
+        quote = '"{}"'.format if os.name == "nt" else shlex.quote
+        paths = map(quote, (args.benchmark, args.video_dir, args.output_dir))
+        LOG.info("Look at: %s", jobs[0].directory / "frames" / "f00_ann.png")
+        LOG.info(
+            "By hand: python prepare_sot_dataset.py --benchmark %s --video-dir %s --output-dir %s",
+            *paths,
+        )
+    elif ready and not with_gt:
+        LOG.info(
+            "The evaluator finds sequences by their gt.json, and none has one: run again with "
+            "--gt-stub."
+        )
+
+
+def lists_frames(job: SequenceJob) -> bool:
+    """Return whether the gt.json of a sequence is a stub of ours, or lists this run's frames."""
+    content = read_json_object(job.directory / GT_NAME)
+    listed = content.get("source_frame_ids"), content.get("frame_ids")
+    return is_gt_stub(content) or list(job.frame_ids) in listed
 
 
 def format_duration(seconds: float) -> str:
@@ -2848,30 +2746,26 @@ def raise_terminated(number: int, frame: object) -> NoReturn:
 
 def main(argv: Sequence[str] | None = None) -> int:
     set_up_streams()
-    configure_logging(logging.INFO)
     signal.signal(signal.SIGTERM, raise_terminated)
     try:
         args = parse_arguments(argv)
-        LOG.setLevel(logging.ERROR if args.quiet else logging.INFO)
-        LOG.setLevel(logging.DEBUG if args.verbose else LOG.level)
+        configure_logging(args)
         return run(args)
-    except (FatalError, SequenceError, OSError) as error:
-        LOG.error("%s", describe_stop(error))
+    except OSError as error:
+        place = error.filename or "a file"
+        LOG.error("%s: %s; fix that, %s", place, error.strerror or error, RESUME_HINT)
+    except (FatalError, SequenceError) as error:
+        LOG.error("%s", error)
         LOG.debug("", exc_info=True)
-        return 2
-    except KeyboardInterrupt as error:
-        is_terminated = isinstance(error, Terminated)
-        word = "Terminated" if is_terminated else "Interrupted"
-        LOG.error("%s. Run the same command again to continue.", word)
-        return 143 if is_terminated else 130
+    except Terminated:
+        LOG.error("Terminated. %s", INTERRUPT_HINT)
+        return 143
+    except KeyboardInterrupt:
+        LOG.error("Interrupted. %s", INTERRUPT_HINT)
+        return 130
     finally:
-        flush_output()
-
-
-def describe_stop(error: Exception) -> str:
-    if isinstance(error, OSError):
-        return f"{error.filename or 'a file'}: {error.strerror}; fix that, {RESUME_HINT}"
-    return str(error)
+        flush_streams()
+    return 2
 
 
 if __name__ == "__main__":
