@@ -45,7 +45,6 @@ import time
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
-from operator import attrgetter
 from pathlib import Path
 from typing import (
     Any, Callable, Dict, Iterable, Iterator, Mapping, NamedTuple, NoReturn, Sequence, Tuple,
@@ -89,7 +88,12 @@ class HubError(VideoError):
 
 
 class VideoTooShort(SequenceError):  # noqa: N818
-    """The sequence asks for frames beyond the end of its video."""
+    """The sequence asks for frames beyond the end of its video; some options would fit it."""
+
+    def __init__(self, message: str, frame_count: int, options: Mapping[str, int]) -> None:
+        super().__init__(message)
+        self.frame_count = frame_count
+        self.options = options
 
 
 class StreamingNotPossible(SequenceError):  # noqa: N818
@@ -170,9 +174,9 @@ def shows_bars() -> bool:
 class SequenceProgress:
     """Shows how many sequences are done: a bar on a terminal, numbered lines elsewhere."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, done: int) -> None:
         self.total = total
-        self.done = 0
+        self.done = done
         self.bar: Any = None
         self.cleanup = ExitStack()
 
@@ -182,9 +186,11 @@ class SequenceProgress:
             from tqdm.contrib.logging import logging_redirect_tqdm
 
             layout = "{n_fmt}/{total_fmt} sequences {bar:20} {elapsed}"
-            self.bar = self.cleanup.enter_context(
-                tqdm(total=self.total, dynamic_ncols=True, leave=False, bar_format=layout)
+            bar = tqdm(
+                total=self.total, initial=self.done, dynamic_ncols=True, leave=False,
+                bar_format=layout,
             )
+            self.bar = self.cleanup.enter_context(bar)
             loggers = [LOG, logging.getLogger("huggingface_hub")]
             self.cleanup.enter_context(logging_redirect_tqdm(loggers))
         return self
@@ -543,20 +549,34 @@ def select_frame_ids(
 
 def suggest_options(
     sequence: SotSequence, nframes: int, stride: int | None, frame_count: int
-) -> list[str]:
-    """Return the options with which the sequence would fit a video of `frame_count` frames."""
-    options = []
+) -> dict[str, int]:
+    """Return the largest --nframes and --stride that fit a video of `frame_count` frames."""
+    options = {}
     fitting = bisect.bisect_left(select_frame_ids(sequence, nframes, stride), frame_count)
-    # Canonical ids may lie closer together than those that were asked for.
+    # With fewer frames, canonical ids may serve that lie closer together.
     most = min(nframes - 1, max(fitting, len(sequence.canonical_frame_ids)))
     for fewer in range(most, max(0, most - 1000), -1):
         if select_frame_ids(sequence, fewer, stride)[-1] < frame_count:
-            options.append(f"--nframes {fewer}")
+            options["--nframes"] = fewer
             break
-    if nframes > 1 and (frame_count - 1 - sequence.init_frame_id) // (nframes - 1) >= 1:
-        largest = (frame_count - 1 - sequence.init_frame_id) // (nframes - 1)
-        options.append(f"--stride {largest}")
+    largest = (frame_count - 1 - sequence.init_frame_id) // max(1, nframes - 1)
+    if nframes > 1 and largest >= 1:
+        options["--stride"] = largest
     return options
+
+
+def join_options(options: Mapping[str, int]) -> str:
+    return " or ".join(f"{name} {value}" for name, value in options.items())
+
+
+def describe_frames(frame_ids: Sequence[int]) -> str:
+    stride = common_distance(frame_ids)
+    return f"{len(frame_ids)} frames{f' at stride {stride}' if stride else ''}"
+
+
+def common_distance(frame_ids: Sequence[int]) -> int | None:
+    distances = {b - a for a, b in zip(frame_ids, frame_ids[1:])}
+    return distances.pop() if len(distances) == 1 else None
 
 
 def dataset_split(scene: str) -> str:
@@ -741,7 +761,7 @@ def check_certificate_files() -> None:
 def limit_session_time(hub: Any) -> None:
     """Set a time-out for requests that have none, such as the one for Xet's access token.
 
-    Only the sessions of huggingface_hub 1.0 and later, which are httpx's, have the attribute.
+    Sessions before huggingface_hub 1.0 have no such attribute.
     """
     session = hub.utils.get_session()
     if hasattr(session, "timeout"):
@@ -1083,7 +1103,8 @@ def run_ffmpeg(
 ) -> FfmpegResult:
     """Run ffmpeg. No other function starts a child process.
 
-    Raise SequenceError if it does not end, FatalError if it cannot be started or is killed.
+    A core file, if it crashes, lands in `cwd`. Raise SequenceError if it does not end, FatalError
+    if it cannot be started or is killed.
     """
     environment = {k: v for k, v in os.environ.items() if not NOT_FOR_FFMPEG.match(k)}
     environment["AV_LOG_FORCE_NOCOLOR"] = "1"
@@ -1091,15 +1112,17 @@ def run_ffmpeg(
     command = [program, "-nostdin", "-nostats", *arguments]
     LOG.debug("%s", " ".join(map(shlex.quote, command)))
     try:
-        child = subprocess.run(
+        with subprocess.Popen(
             command,
-            cwd=cwd,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=timeout_s,
-            check=False,
-        )
+            cwd=None if os.name == "nt" else cwd,  # Windows: not in one with a long path
+            env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as child:
+            try:
+                output, log = child.communicate(timeout=timeout_s)
+            finally:  # after Ctrl-C, too: its folder is removed next
+                child.kill()
+                child.wait()
     except subprocess.TimeoutExpired:
         raise SequenceError(f"ffmpeg did not end in {timeout_s:g} s; is the disk stuck?") from None
     except OSError as error:
@@ -1110,13 +1133,17 @@ def run_ffmpeg(
             f"another limit?): {program}; {RESUME_HINT}"
         )
     # Lines of bytes: those of text also end at U+2028, which a title may contain.
-    log = [line.decode("utf-8", "replace") for line in child.stderr.splitlines()]
-    return FfmpegResult(child.returncode, child.stdout.decode("utf-8", "replace"), log)
+    lines = [line.decode("utf-8", "replace") for line in log.splitlines()]
+    return FfmpegResult(child.returncode, output.decode("utf-8", "replace"), lines)
 
 
 def input_args(path: Path) -> list[str]:
     """Return how ffmpeg gets a video: as a file, never as a protocol, a playlist or an option."""
-    return ["-f", "mp4", "-protocol_whitelist", "file", "-i", f"file:{os.path.abspath(path)}"]
+    return ["-f", "mp4", "-protocol_whitelist", "file", "-i", local_url(path)]
+
+
+def local_url(path: Path) -> str:
+    return f"file:{os.path.abspath(path)}"
 
 
 # --- Exact frames
@@ -1293,7 +1320,7 @@ def error_texts(
 ) -> list[str]:
     """Return what ffmpeg reports as errors, once each, with the video under its own name."""
     texts = [
-        re.sub(r"^(\[[^\]]*\] )+", "", line).replace(f"file:{os.path.abspath(path)}", name)
+        re.sub(r"^(\[[^\]]*\] )+", "", line).replace(local_url(path), name)
         for line in log
         if form.search(line) and not FRAME_LINE.fullmatch(line)
     ]
@@ -1428,7 +1455,7 @@ def run_decoder(
         *video.passthrough_args,
         *["-frames:v", str(len(terms)), "-start_number", str(index)],
         *["-c:v", "png", "-compression_level", "1", "-pred", "up", "-pix_fmt", "rgb24"],
-        *["-y", "f%02d.png"],
+        *["-y", os.path.join(os.path.abspath(frames_dir).replace("%", "%%"), "f%02d.png")],
         cwd=frames_dir,
     )
     names = frame_names(index + len(terms))[index:]
@@ -1792,8 +1819,6 @@ def build_metadata(
     `clip_fps` is the video's, for a record without one; `image_size` is [width, height] in pixels.
     """
     sequence = job.sequence
-    distances = {b - a for a, b in zip(frame_ids, frame_ids[1:])}
-    common_stride = distances.pop() if len(distances) == 1 else None
     label = f"{sequence.scene}/{sequence.camera}/{sequence.init_frame_id}/obj{sequence.object_id}"
     return {
         "seq_id": sequence.seq_id,
@@ -1806,7 +1831,7 @@ def build_metadata(
         "init_bbox": list(sequence.init_bbox),
         "frame_ids": list(frame_ids),
         "nframes": len(frame_ids),
-        "stride": common_stride if job.stride is None else job.stride,
+        "stride": common_distance(frame_ids) if job.stride is None else job.stride,
         "clip_fps": clip_fps if sequence.clip_fps is None else sequence.clip_fps,
         "gt_available": False,
         "image_size": image_size,
@@ -1868,29 +1893,27 @@ def is_gt_stub(content: Mapping[str, Any]) -> bool:
 def make_contact_sheet(frames_dir: Path, frame_ids: Sequence[int]) -> bytes:
     """Return a JPEG of the marked frame, the crop, and all frames with their ids.
 
-    It is at most 2,000 pixels wide.
+    It is 2,000 pixels wide, and never higher than a JPEG may be (65,535 pixels).
     """
-    from PIL import Image, ImageDraw
+    from PIL import Image, ImageDraw, ImageOps
 
-    images = [("f00, target marked", "f00_ann.png"), ("the target", "crop.png")]
-    images += [(f"frame {k}", name) for k, name in zip(frame_ids, frame_names(len(frame_ids)))]
-    gap, caption, columns = 8, 24, 4
-    cell = (2000 - gap) // columns - gap
-    pictures = []
-    for title, name in images:
+    names = {"f00, target marked": "f00_ann.png", "the target, enlarged": "crop.png"}
+    names.update(zip((f"frame {k}" for k in frame_ids), frame_names(len(frame_ids))))
+    gap, caption, columns = 8, 32, max(4, math.ceil(math.sqrt(len(names) / 4)))
+    width = (2000 - gap) // columns - gap
+    with Image.open(frames_dir / "f00.png") as image:
+        height = max(1, min(width, width * image.height // image.width))
+    rows = -(-len(names) // columns)
+    size = (columns * (width + gap) + gap, rows * (caption + height + gap) + gap)
+    sheet = Image.new("RGB", size, "white")
+    draw, font = ImageDraw.Draw(sheet), pillow_font(24)
+    for index, (title, name) in enumerate(names.items()):
+        x, y = gap + index % columns * (width + gap), index // columns * (caption + height + gap)
         if (frames_dir / name).exists():
             with Image.open(frames_dir / name) as image:
-                picture = image.convert("RGB")
-            picture.thumbnail((cell, cell))
-            pictures.append((title, picture))
-    row_height = max(picture.height for _, picture in pictures) + caption + gap
-    rows = -(-len(pictures) // columns)
-    sheet = Image.new("RGB", (columns * (cell + gap) + gap, rows * row_height + gap), "white")
-    draw, font = ImageDraw.Draw(sheet), pillow_font(16)
-    for index, (title, picture) in enumerate(pictures):
-        x, y = gap + index % columns * (cell + gap), gap + index // columns * row_height
+                picture = ImageOps.contain(image.convert("RGB"), (width, height))
+            sheet.paste(picture, (x, y + caption))
         draw.text((x, y), title, fill="black", font=font)
-        sheet.paste(picture, (x, y + caption))
     return encode_with_pillow(sheet, "JPEG", quality=88)
 
 
@@ -1964,7 +1987,8 @@ def explain_metadata(job: SequenceJob, metadata: Metadata) -> str | None:
         return "prepared by another program"
     frame_ids = parse_ascending_ids(metadata.get("frame_ids")) or ()
     if frame_ids[: len(job.frame_ids)] != job.frame_ids:
-        return "prepared with other frame ids (see --nframes and --stride)"
+        there, expected_frames = describe_frames(frame_ids), describe_frames(job.frame_ids)
+        return f"prepared with other frame ids: {there}; asked for: {expected_frames}"
     revision = source.get("revision")
     if job.revision not in (None, revision):
         return "prepared from another revision (see --revision)"
@@ -2066,26 +2090,51 @@ def publish_sequence(job: SequenceJob, staged: Path) -> None:
         if not job.force and reason_not_ready(job) is None:
             return  # another run was faster
         if read_metadata(job) != read_json_object(staged / META_NAME):
-            remove_file(job.directory / META_NAME)
-        own_images = filter(OWN_IMAGE.fullmatch, os.listdir(frames_dir))
-        for old in {SHEET_NAME, *(f"frames/{name}" for name in own_images)} - set(names):
-            remove_file(job.directory / old)
-        for name in names:
-            replace_file(staged / name, job.directory / name)
+            remove_output(job.directory / META_NAME, staged / "old_metadata")
+        is_changed = False
+        try:
+            own_images = filter(OWN_IMAGE.fullmatch, os.listdir(frames_dir))
+            for old in {SHEET_NAME, *(f"frames/{name}" for name in own_images)} - set(names):
+                is_changed |= remove_output(job.directory / old, staged / "old_file")
+            for name in names:
+                replace_file(staged / name, job.directory / name)
+                is_changed = True
+        except SequenceError:
+            if not is_changed and (staged / "old_metadata").exists():
+                replace_file(staged / "old_metadata", job.directory / META_NAME)
+            raise
 
 
 def replace_file(staged: Path, path: Path) -> None:
-    """Move a finished file to its final path atomically.
+    """Move a finished file to its final path atomically."""
+    move_file(staged, path, path)
 
-    On Windows that fails while a viewer or a virus scanner has the file open, so try again.
+
+def remove_output(path: Path, removed: Path) -> bool:
+    """Move a file of the output out of the way; return whether there was one."""
+    with suppress(FileNotFoundError):
+        move_file(path, removed, path)
+        return True
+    return False
+
+
+def move_file(source: Path, target: Path, path: Path) -> None:
+    """Move a file over another; `path` is the one in the output, for the message.
+
+    On Windows that fails while a virus scanner or a viewer has one of them open, so try again,
+    and then raise SequenceError.
     """
     for delay_s in (0.1, 0.3, 1.0) if os.name == "nt" else ():
-        try:
-            os.replace(staged, path)
+        with suppress(PermissionError):
+            os.replace(source, target)
             return
-        except PermissionError:
-            time.sleep(delay_s)
-    os.replace(staged, path)
+        time.sleep(delay_s)
+    try:
+        os.replace(source, target)
+    except PermissionError as error:
+        if os.name != "nt":
+            raise
+        raise SequenceError(f"{path} cannot be replaced; is it open or read-only?") from error
 
 
 def write_file(path: Path, content: bytes, staging: Path) -> None:
@@ -2116,7 +2165,7 @@ class VideoSource(NamedTuple):
     def open(self, jobs: Sequence[SequenceJob], position: str) -> Iterator[Video]:
         """Yield the video of some jobs: first the streamed part, if possible, then the whole.
 
-        `position` is like 'video 3 of 110'. Raise VideoError if there is no such video.
+        `position` is how far the run is. Raise VideoError if there is no such video.
         """
         path = jobs[0].video_path
         if self.args.video_dir:
@@ -2165,6 +2214,11 @@ def find_local_video(args: argparse.Namespace, path: str) -> Path | None:
     return next((local for local in candidates if local.is_file()), None)
 
 
+def local_copy(args: argparse.Namespace, path: str) -> Path | None:
+    """Return the video in --video-dir or in the cache, or None."""
+    return find_local_video(args, path) if args.video_dir else video_file(args, path).cached()
+
+
 def prepare_video(
     jobs: Sequence[SequenceJob], source: VideoSource, position: str, progress: SequenceProgress
 ) -> dict[str, SequenceError]:
@@ -2198,7 +2252,7 @@ def prepare_video(
 def prepare_sequence(job: SequenceJob, video: Video, staging: Path) -> None:
     """Prepare and publish one sequence; raise SequenceError if it cannot be."""
     if job.frame_ids[-1] >= len(video.pts):
-        raise VideoTooShort(explain_too_short(job, len(video.pts)))
+        raise too_short_error(job, len(video.pts))
     staged = staging / job.seq_id
     shutil.rmtree(staged, ignore_errors=True)  # left by the attempt with a part of the video
     frames_dir = staged / "frames"
@@ -2229,15 +2283,114 @@ def write_derived_files(job: SequenceJob, staging: Path) -> None:
         write_file(job.directory / SHEET_NAME, sheet, staging)
 
 
-def explain_too_short(job: SequenceJob, count: int) -> str:
-    """Return what to do about frame ids beyond the end of a video of `count` frames."""
+def too_short_error(job: SequenceJob, count: int) -> VideoTooShort:
+    """Return the error for frame ids beyond the end of a video of `count` frames."""
     options = suggest_options(job.sequence, len(job.frame_ids), job.stride, count)
+    remedy = f"its initial frame {job.sequence.init_frame_id} is past the end: wrong video?"
     if options:
-        remedy = f"{' or '.join(options)} would fit"
-    else:
-        remedy = f"its initial frame {job.sequence.init_frame_id} is past the end: wrong video?"
-    last = job.frame_ids[-1]
-    return f"asks for frame {last}, but the video has {count} frames (0 to {count - 1}); {remedy}"
+        remedy = f"{join_options(options)} would fit"
+    frames = f"asks for frame {job.frame_ids[-1]}, but the video has {count} frames"
+    return VideoTooShort(f"{frames} (0 to {count - 1}); {remedy}", count, options)
+
+
+# --- The plan: what a run will cost
+
+IMAGE_BYTES = 2_000_000  # of a frame of 1920x1080; 1.4 to 2.4 MB for surveillance videos
+
+
+class Plan(NamedTuple):
+    """What a run has to do."""
+
+    jobs: list[SequenceJob]
+    video_paths: list[str]
+    sizes: dict[str, int]  # of the videos that are not at hand, in bytes; 0 if unknown
+
+    def position(self, path: str) -> str:
+        """Return how far the run is when it comes to a video."""
+        number, total = self.video_paths.index(path), sum(self.sizes.values())
+        text = f"video {number + 1} of {len(self.video_paths)}"
+        if not self.sizes.get(path):
+            return text
+        done = sum(self.sizes.get(earlier, 0) for earlier in self.video_paths[:number])
+        size = format_size(self.sizes[path])
+        return f"{size}; {text}, {format_size(done)} of {format_size(total)} done"
+
+
+def make_plan(jobs: Sequence[SequenceJob], args: argparse.Namespace) -> Plan:
+    paths = sorted({job.video_path for job in jobs})
+    absent = [path for path in paths if not local_copy(args, path)]
+    sizes = {} if args.video_dir or not absent else ask_sizes(absent, args)
+    return Plan(list(jobs), paths, {path: sizes.get(path, 0) for path in absent})
+
+
+def ask_sizes(paths: list[str], args: argparse.Namespace) -> dict[str, int]:
+    """Return the sizes of videos, by one request; an empty dictionary if the hub does not tell."""
+    hub = import_hub()
+    if hub.__version__.startswith("0."):
+        return {}  # this request would wait for ever for a server that stalls
+    try:
+        entries = hub.HfApi().get_paths_info(
+            args.repo_id, paths, repo_type="dataset", revision=args.revision, token=args.hf_token
+        )
+    except BUGS:
+        raise
+    except Exception as error:  # mirrors may lack this route; the download itself will tell
+        LOG.debug("the hub does not tell the sizes of videos: %s", first_line(error))
+        return {}
+    sizes = {entry.path: int(getattr(entry, "size", 0)) for entry in entries}
+    unknown = [path for path in paths if path not in sizes]
+    if unknown:
+        count = f"{len(unknown)} of {len(paths)} videos"
+        LOG.warning("not in %s: %s, first %s", args.repo_id, count, unknown[0])
+    return sizes
+
+
+def disk_use(plan: Plan, args: argparse.Namespace) -> dict[Path, int]:
+    """Return about how many bytes the run will write, by folder."""
+    images = sum(len(job.frame_ids) + 1 for job in plan.jobs)
+    use = {Path(args.output_dir): images * IMAGE_BYTES}
+    if plan.sizes and not args.video_dir and not args.stream:
+        cache = Path(args.hf_cache_dir or import_hub().constants.HF_HUB_CACHE)
+        use[cache] = sum(plan.sizes.values())
+    return use
+
+
+def describe_plan(plan: Plan, args: argparse.Namespace) -> list[str]:
+    """Return what will be downloaded and written, and where to."""
+    at_hand, total = len(plan.video_paths) - len(plan.sizes), sum(plan.sizes.values())
+    (output_dir, output_bytes), *cache = disk_use(plan, args).items()
+    size = f" ({format_size(total)})" if total else ""
+    videos = f"Videos: {at_hand} in the cache, {len(plan.sizes)} to download{size}"
+    if args.video_dir:
+        videos = f"Videos: {len(plan.sizes)} of {len(plan.video_paths)} are not in {args.video_dir}"
+    elif plan.sizes and args.stream:
+        videos += "; --stream gets only the parts that the frames need, and keeps none"
+    elif cache:
+        videos += f" to {cache[0][0]} ({format_size(free_bytes(cache[0][0]))} free)"
+    free = format_size(free_bytes(output_dir))
+    output = f"Output: about {format_size(output_bytes)} in {output_dir} ({free} free)"
+    return [output] if args.video_dir and not plan.sizes else [videos, output]
+
+
+def warn_of_full_disks(use: Mapping[Path, int]) -> None:
+    by_disk = group_by((existing_parent(path).stat().st_dev, path) for path in use)
+    for paths in by_disk.values():
+        if sum(use[path] for path in paths) > free_bytes(paths[0]):
+            LOG.warning("too little space on the disk of %s", " and ".join(map(str, paths)))
+
+
+def free_bytes(path: Path) -> int:
+    return shutil.disk_usage(existing_parent(path)).free
+
+
+def existing_parent(path: Path) -> Path:
+    """Return the path itself if it exists, else the nearest folder above it that does."""
+    path = Path(os.path.abspath(path))
+    return next(parent for parent in (path, *path.parents) if parent.exists())
+
+
+def format_size(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{math.ceil(size / 1e6)} MB"
 
 
 # --- Demo
@@ -2273,7 +2426,7 @@ def make_demo(source_dir: Path) -> None:
             *["-hide_banner", "-loglevel", "repeat+level+error"],
             *["-f", "lavfi", "-i", DEMO_FLOOR, "-f", "lavfi", "-i", DEMO_ROBOT],
             *["-filter_complex", DEMO_PATH, "-c:v", "mpeg4", "-q:v", "3", "-g", "60"],
-            *["-pix_fmt", "yuv420p", "-f", "mp4", "video.mp4"],
+            *["-pix_fmt", "yuv420p", "-f", "mp4", local_url(staging / "video.mp4")],
             cwd=staging,
         )
         if result.exit_code != 0:
@@ -2310,33 +2463,31 @@ def demo_records() -> list[dict[str, Any]]:
 # --- Check
 
 
-def check_sequences(jobs: Sequence[SequenceJob], args: argparse.Namespace) -> int:
-    """Print what is ready and which videos are still needed; return 0 if all are ready, else 1."""
+def check_sequences(jobs: Sequence[SequenceJob], args: argparse.Namespace) -> bool:
+    """Print what is ready and which videos are still needed; return whether all are ready."""
+    lines: list[str] = []
+    todo: list[SequenceJob] = []
     counts: collections.Counter[str] = collections.Counter()
-    needed = set()
-    lines = []
     for job in jobs:
         reason = reason_not_ready(job) or first_undecodable_image(job)
         if reason:
-            needed.add(job.video_path)
+            todo.append(job)
         reason = reason or missing_derived_file(job)
         state = ("partly" if job.directory.is_dir() else "missing") if reason else "ready"
         counts[state] += 1
         lines.append(f"{state:7} {job.seq_id}{f': {reason}' if reason else ''}")
-    at_hand = {path for path in needed if local_copy(args, path)}
-    for path in sorted(needed):
-        lines.append(f"video   {path}: {'at hand' if path in at_hand else 'not at hand'}")
+    plan = make_plan(todo, args)
+    for path in plan.video_paths:
+        lines.append(f"video   {path}: {'not at hand' if path in plan.sizes else 'at hand'}")
+    lines += describe_plan(plan, args) if todo else []
     print_lines(*([] if args.quiet else lines))
+    warn_of_full_disks(disk_use(plan, args))
     print_lines(
         f"Check: {counts['ready']} ready, {counts['partly']} partly there, "
-        f"{counts['missing']} missing; videos needed: {len(needed)} ({len(at_hand)} at hand)"
+        f"{counts['missing']} missing; videos needed: {len(plan.video_paths)} "
+        f"({len(plan.video_paths) - len(plan.sizes)} at hand)"
     )
-    return 0 if counts["ready"] == len(jobs) else 1
-
-
-def local_copy(args: argparse.Namespace, path: str) -> Path | None:
-    """Return the video in --video-dir or in the cache, or None."""
-    return find_local_video(args, path) if args.video_dir else video_file(args, path).cached()
+    return counts["ready"] == len(jobs)
 
 
 def missing_derived_file(job: SequenceJob) -> str | None:
@@ -2368,9 +2519,27 @@ def first_undecodable_image(job: SequenceJob) -> str | None:
 
 # --- Command line
 
-EXAMPLES = """examples:
+EPILOG = """examples:
   python prepare_sot_dataset.py --demo
-  python prepare_sot_dataset.py --benchmark sot_benchmark.jsonl --output-dir out
+  python prepare_sot_dataset.py --benchmark sot_benchmark.jsonl --output-dir SOT_8f --check
+  python prepare_sot_dataset.py --benchmark sot_benchmark.jsonl --output-dir SOT_8f --gt-stub
+  python prepare_sot_dataset.py --benchmark sot_benchmark.jsonl --output-dir SOT_8f --stream
+
+environment variables:
+  HF_TOKEN        read access to the dataset; needed only if the hub refuses without it
+  HF_HOME         folder of the hub's client: login and downloaded videos (~/.cache/huggingface)
+  HF_ENDPOINT     address of a mirror of the hub
+  HF_HUB_OFFLINE  1: use the videos in the cache only
+
+exit codes:
+  0    all sequences are ready
+  1    some sequences are not
+  2    nothing more could be done: wrong arguments, no ffmpeg, no access, disk full
+  130  interrupted by Ctrl-C; 143 terminated. The same command continues.
+
+dataset:         https://huggingface.co/datasets/nvidia/PhysicalAI-SmartSpaces
+benchmark:       https://huggingface.co/datasets/nvidia/PhysicalAI-VANTAGE-Bench
+evaluation kit:  https://github.com/Clemson-Capstone/VANTAGE-Bench
 """
 USAGE = """
   %(prog)s --benchmark PATH --output-dir DIR [options]
@@ -2406,14 +2575,16 @@ def parse_path(text: str) -> str:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="prepare_sot_dataset.py", usage=USAGE, description=__doc__, epilog=EXAMPLES,
+        prog="prepare_sot_dataset.py", usage=USAGE, description=__doc__, epilog=EPILOG,
         allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
+        fromfile_prefix_chars="@",
     )
     add = parser.add_argument_group("what to prepare").add_argument
     add("--benchmark", metavar="PATH", type=parse_path, help="benchmark file, JSON or JSON Lines; "
         "or hf://datasets/OWNER/NAME/PATH (required, except with --demo)")
     add("--sequences", metavar="ID", nargs="+", action="extend",
-        type=lambda text: text.replace("/", "__"), help="prepare only these seq_ids (default: all)")
+        type=lambda text: text.replace("/", "__"),
+        help="prepare only these seq_ids; @FILE reads them from a file, one a line (default: all)")
     add("--demo", action="store_true",
         help="prepare a small synthetic scene: no network, no token, no benchmark")
     add = parser.add_argument_group("which frames").add_argument
@@ -2497,7 +2668,6 @@ def find_mistake(args: argparse.Namespace) -> str | None:
 # --- The run
 
 VIDEOS_BEFORE_STOP = 2  # in a row that the hub did not deliver
-INTERRUPT_HINT = "Run the same command again to continue."
 
 
 def load_benchmark(args: argparse.Namespace) -> list[SotSequence]:
@@ -2507,8 +2677,9 @@ def load_benchmark(args: argparse.Namespace) -> list[SotSequence]:
     try:
         sequences, problems = read_benchmark(place.read_bytes())
     except OSError as error:
+        reason = "it is a folder" if place.is_dir() else error.strerror
         raise FatalError(
-            f"--benchmark {place} cannot be read: {error.strerror}; expected a file or "
+            f"--benchmark {place} cannot be read: {reason}; expected a file or "
             "hf://datasets/OWNER/NAME/PATH"
         ) from error
     selected = set(args.sequences or []) if sequences else set()  # else every problem matters
@@ -2593,41 +2764,76 @@ def prepare_missing(
     """Prepare what is not ready, and derived files; return the errors by seq_id."""
     todo = [job for job in jobs if job.force or job.seq_id not in ready]
     underived = [job for job in jobs if job.seq_id in ready and missing_derived_file(job)]
+    if ready:
+        LOG.info("%d of %d sequences are ready", len(ready), len(jobs))
     if not todo and not underived:
         return {}  # the output directory may be read-only
+    errors: dict[str, SequenceError] = {}
     with staging_dir(Path(args.output_dir)) as staging:
         for job in underived:
-            write_derived_files(job, staging)
+            try:
+                write_derived_files(job, staging)
+            except SequenceError as error:
+                errors[job.seq_id] = error
+        log_errors(errors)
         if not todo:
-            return {}
+            return errors
         source = VideoSource(args, find_ffmpeg(), staging)
+        plan = make_plan(todo, args)
+        for line in describe_plan(plan, args):
+            LOG.info("%s", line)
+        warn_of_full_disks(disk_use(plan, args))
         warn_of_replacement(todo)
-        return prepare_jobs(todo, source)
+        with SequenceProgress(len(jobs), len(jobs) - len(todo)) as progress:
+            errors.update(prepare_videos(plan, source, progress))
+    return errors
 
 
-def prepare_jobs(jobs: Sequence[SequenceJob], source: VideoSource) -> dict[str, SequenceError]:
-    """Prepare sequences, video by video; log and return the errors of those that failed."""
-    by_video = group_by((job.video_path, job) for job in sorted(jobs, key=attrgetter("video_path")))
+def prepare_videos(
+    plan: Plan, source: VideoSource, progress: SequenceProgress
+) -> dict[str, SequenceError]:
+    """Prepare the sequences video by video; log and return the errors of those that failed."""
+    by_video = group_by((job.video_path, job) for job in plan.jobs)
     errors: dict[str, SequenceError] = {}
     undelivered = 0
     try:
-        with SequenceProgress(len(jobs)) as progress:
-            for number, video_jobs in enumerate(by_video.values(), start=1):
-                position = f"video {number} of {len(by_video)}"
-                new_errors = prepare_video(video_jobs, source, position, progress)
-                errors.update(new_errors)
-                failed = any(isinstance(error, HubError) for error in new_errors.values())
-                undelivered = undelivered + 1 if failed else 0
-                if undelivered == VIDEOS_BEFORE_STOP:
-                    raise FatalError(
-                        f"the hub did not deliver {undelivered} videos in a row; run the same "
-                        "command again later, or use --video-dir, which needs no network"
-                    )
+        for path in plan.video_paths:
+            new_errors = prepare_video(by_video[path], source, plan.position(path), progress)
+            errors.update(new_errors)
+            failed = any(isinstance(error, HubError) for error in new_errors.values())
+            undelivered = undelivered + 1 if failed else 0
+            if undelivered == VIDEOS_BEFORE_STOP:
+                raise FatalError(
+                    f"the hub did not deliver {undelivered} videos in a row; run the same "
+                    "command again later, or use --video-dir, which needs no network"
+                )
     finally:
-        by_reason = group_by((str(error), seq_id) for seq_id, error in errors.items())
-        for reason, seq_ids in sorted(by_reason.items()):
-            LOG.error("%s: %s", ", ".join(seq_ids), reason)
+        log_errors(errors)
     return errors
+
+
+def log_errors(errors: Mapping[str, SequenceError]) -> None:
+    """Log the reasons, each once with all its sequences."""
+    reasons = {seq_id: str(error) for seq_id, error in errors.items()}
+    too_short = {k: error for k, error in errors.items() if isinstance(error, VideoTooShort)}
+    if len(too_short) > 1:
+        summary = summarize_too_short(list(too_short.values()))
+        reasons.update(dict.fromkeys(too_short, summary))
+    by_reason = group_by((reason, seq_id) for seq_id, reason in reasons.items())
+    for reason, seq_ids in sorted(by_reason.items()):
+        LOG.error("%s: %s", ", ".join(seq_ids), reason)
+
+
+def summarize_too_short(errors: Sequence[VideoTooShort]) -> str:
+    """Return one reason for several sequences, with the values that fit all of them."""
+    fitting = {}
+    for name in ("--nframes", "--stride"):
+        values = [error.options[name] for error in errors if name in error.options]
+        if len(values) == len(errors):
+            fitting[name] = min(values)
+    remedy = f"{join_options(fitting)} would fit all of them" if fitting else "wrong videos?"
+    shortest = min(error.frame_count for error in errors)
+    return f"ask for frames beyond the end of their videos, of at least {shortest} frames; {remedy}"
 
 
 def warn_of_replacement(jobs: Sequence[SequenceJob]) -> None:
@@ -2636,7 +2842,7 @@ def warn_of_replacement(jobs: Sequence[SequenceJob]) -> None:
     reasons = [(explain_metadata(job, metadata), job.seq_id) for job, metadata in there if metadata]
     for reason, seq_ids in group_by(reasons).items():
         if reason:
-            LOG.warning("%s: %s; replaced now", count_and_first(seq_ids), reason)
+            LOG.warning("%s: %s; to be replaced", count_and_first(seq_ids), reason)
 
 
 def write_manifest(
@@ -2667,28 +2873,37 @@ def run(args: argparse.Namespace) -> int:
     for warning in find_suspicious_values(jobs):
         LOG.warning("%s: %s", args.benchmark, warning)
     if args.check:
-        return max(check_sequences(jobs, args), 1 if unknown_ids else 0)
+        is_complete = check_sequences(jobs, args)
+        return 0 if is_complete and not unknown_ids else 1
     remove_leftovers(Path(args.output_dir))
     ready_before = find_ready(jobs)
-    errors = prepare_missing(jobs, ready_before, args)
+    try:
+        errors = prepare_missing(jobs, ready_before, args)
+    except (FatalError, KeyboardInterrupt) as error:
+        state = f"{len(find_ready(jobs))} of {len(jobs)} sequences are ready in {args.output_dir}"
+        raise type(error)(f"{error}; {state}") from error
     ready, submission_required = write_manifest(all_jobs, ready_before, args)
     count = len(ready.keys() & {job.seq_id for job in jobs} - errors.keys())
+    unknown = f", {len(unknown_ids)} not in the benchmark" if unknown_ids else ""
     print_lines(
         f"{count_sequences(count)} ready in {args.output_dir} ({len(ready_before)} "
-        f"{'was' if len(ready_before) == 1 else 'were'} ready before), {len(errors)} failed; "
-        f"{format_duration(time.monotonic() - start)}"
+        f"{'was' if len(ready_before) == 1 else 'were'} ready before), {len(errors)} failed"
+        f"{unknown}; {format_duration(time.monotonic() - start)}"
     )
-    if submission_required:
-        path = Path(args.output_dir, MANIFEST_NAME)
-        LOG.info("These frames are not the benchmark's own: for ground truth, send in %s.", path)
-    log_next_steps(jobs, ready, args)
+    log_next_steps(jobs, ready, submission_required, args)
     return 1 if errors or unknown_ids else 0
 
 
 def log_next_steps(
-    jobs: Sequence[SequenceJob], ready: Mapping[str, Metadata], args: argparse.Namespace
+    jobs: Sequence[SequenceJob],
+    ready: Mapping[str, Metadata],
+    submission_required: bool,
+    args: argparse.Namespace,
 ) -> None:
     """Say what the evaluator will stumble over, and what the user can do about it."""
+    if submission_required:
+        path = Path(args.output_dir, MANIFEST_NAME)
+        LOG.info("These frames are not the benchmark's own: for ground truth, send in %s.", path)
     sources = (metadata["source"]["revision"] for metadata in ready.values())
     commits = collections.Counter(filter(None, sources)).most_common()
     if len(commits) > 1:
@@ -2697,13 +2912,7 @@ def log_next_steps(
             "one, run again with --revision COMMIT",
             ", ".join(f"{commit} ({count})" for commit, count in commits),
         )
-    with_gt = [job for job in jobs if os.path.lexists(job.directory / GT_NAME)]
-    foreign = [job.seq_id for job in with_gt if not lists_frames(job)]
-    if foreign:
-        LOG.warning(
-            "%s: gt.json is not this program's, was left alone, and does not list these frames",
-            count_and_first(foreign),
-        )
+    log_ground_truth(jobs, ready, args)
     if args.demo:
         quote = '"{}"'.format if os.name == "nt" else shlex.quote
         paths = map(quote, (args.benchmark, args.video_dir, args.output_dir))
@@ -2712,7 +2921,28 @@ def log_next_steps(
             "By hand: python prepare_sot_dataset.py --benchmark %s --video-dir %s --output-dir %s",
             *paths,
         )
-    elif ready and not with_gt:
+
+
+def log_ground_truth(
+    jobs: Sequence[SequenceJob], ready: Mapping[str, Metadata], args: argparse.Namespace
+) -> None:
+    """Say which gt.json files are missing, or do not list the frames that are there."""
+    with_gt = [job for job in jobs if os.path.lexists(job.directory / GT_NAME)]
+    foreign = [job.seq_id for job in with_gt if not lists_frames(job)]
+    if foreign:
+        LOG.warning(
+            "%s: gt.json is not this program's, was left alone, and does not list these frames",
+            count_and_first(foreign),
+        )
+    most = max((len(metadata["frame_ids"]) for metadata in ready.values()), default=0)
+    if args.gt_stub and most > args.nframes:
+        LOG.info(
+            "gt.json lists %d of the %d frames that are there; for all, run again with "
+            "--nframes %d.",
+            *(args.nframes, most, most),
+        )
+    is_complete = all(job.seq_id in ready for job in jobs)
+    if is_complete and not with_gt and not args.demo:
         LOG.info(
             "The evaluator finds sequences by their gt.json, and none has one: run again with "
             "--gt-stub."
@@ -2757,12 +2987,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (FatalError, SequenceError) as error:
         LOG.error("%s", error)
         LOG.debug("", exc_info=True)
-    except Terminated:
-        LOG.error("Terminated. %s", INTERRUPT_HINT)
-        return 143
-    except KeyboardInterrupt:
-        LOG.error("Interrupted. %s", INTERRUPT_HINT)
-        return 130
+    except KeyboardInterrupt as error:
+        is_terminated = isinstance(error, Terminated)
+        word = "Terminated" if is_terminated else "Interrupted"
+        LOG.error("%s%s. Run the same command again to continue.", word, error)
+        return 143 if is_terminated else 130
     finally:
         flush_streams()
     return 2
