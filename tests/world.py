@@ -331,6 +331,12 @@ def corrupt(path: Path, how: str) -> None:
             "flipped": data[:-60] + bytes(255 - value for value in data[-60:-20]) + data[-20:]}[how])
 
 
+def stop_before_change(folder: Path, number: int, signal_number: int = 9, name: str = "") -> Changes:
+    """Return the change that lets a run send itself a signal right before its number-th change of a file."""
+    return {"stop_before_change": {"folder": str(folder), "number": number, "signal_number": int(signal_number),
+                                   "name": name}}
+
+
 # ---------------------------------------------------------------- programs in place of ffmpeg
 
 
@@ -344,7 +350,7 @@ class FakeFfmpeg(NamedTuple):
         return [json.loads(line) for line in log.read_text("utf-8").splitlines()] if log.exists() else []
 
 
-def fake_ffmpeg(folder: Path, *steps: Step, when: str = "", from_call: int = 1,
+def fake_ffmpeg(folder: Path, *steps: Step, when: str = "", from_call: int = 1, real: str = "",
                 codecs: Sequence[Step] | None = None) -> FakeFfmpeg:
     """Make a program that takes these steps and then does what the real ffmpeg does.
 
@@ -354,7 +360,7 @@ def fake_ffmpeg(folder: Path, *steps: Step, when: str = "", from_call: int = 1,
     `codecs` are the steps of the first call, which asks for version and codecs.
     """
     folder.mkdir(parents=True)
-    behaviour = {"real": clips.ffmpeg_exe(), "steps": steps, "when": when, "from_call": from_call,
+    behaviour = {"real": real or clips.ffmpeg_exe(), "steps": steps, "when": when, "from_call": from_call,
                  "codecs": codecs}
     (folder / "behaviour.json").write_text(json.dumps(behaviour), encoding="utf-8")
     return FakeFfmpeg(_make_launcher(folder), first_on_path(folder))
