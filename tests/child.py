@@ -42,19 +42,6 @@ def disable_symlinks() -> None:
     os.symlink = symlink
 
 
-def obey_permissions() -> None:
-    """Let the permission bits of files bind this process even if it is root's.
-
-    The numbers are those of linux/prctl.h and linux/capability.h.
-    """
-    import ctypes
-
-    drop_capability, override_permissions, search_any_directory = 24, 1, 2
-    if os.geteuid() == 0:
-        for capability in (override_permissions, search_any_directory):
-            ctypes.CDLL(None).prctl(drop_capability, capability, 0, 0, 0)
-
-
 def limit_file_size(size: int) -> None:
     """Let no file of this process or its children grow beyond this size, as `ulimit -f` does."""
     import resource

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from tests import clips
 from tests.world import (
-    KILLED, Run, World, changed_files, clip, corrupt, fake_ffmpeg, make_older, posix_only, replace_copy, stamps,
+    KILLED, Run, World, changed_files, clip, corrupt, fake_ffmpeg, make_older, obey_permissions, posix_only, replace_copy, stamps,
     stop_before_change, temporary_files, tree, until)
 
 KILLS = int(os.environ.get("KILLS", "8"))
@@ -116,7 +116,7 @@ HARMS = st.one_of(
     st.tuples(st.just(META), st.sampled_from(sorted(EDITS))),
     st.sampled_from([(GT, "ground truth"), (GT, "missing"), (SHEET, "missing")]))
 OPTIONS = st.builds(Options, st.sampled_from([2, 4]), st.sampled_from([None, 5]),
-                    st.sampled_from([BOX, OTHER_BOX]), st.booleans(), st.booleans())
+                    st.sampled_from([BOX, OTHER_BOX]), st.booleans(), st.booleans(), st.just(True), st.just((7,)))
 STEPS = st.lists(st.tuples(st.lists(HARMS, max_size=3), OPTIONS), min_size=1, max_size=3)
 ALL_OTHER = Options(4, stride=5, box=OTHER_BOX)
 STUBS_AND_SHEETS = [Options(gt_stub=True), Options(contact_sheet=True), Options(), Options(box=OTHER_BOX),
@@ -492,7 +492,7 @@ def test_a_full_disk_stops_the_run(
 def test_nothing_is_fetched_for_an_output_that_cannot_be_written(world: World) -> None:
     world.use_cache()  # no hub answers, and the program would say so
     world.output.mkdir(mode=0o555)
-    run = Options().prepare(world, constants={"RETRY_DELAYS_S": [0]}, changes={"obey_permissions": {}})
+    run = Options().prepare(world, constants={"RETRY_DELAYS_S": [0]}, preexec_fn=obey_permissions)
     assert run.code == 2 and str(world.output) in run.errors[0] and not re.search("connect|retry", run.err), run
 
 
@@ -500,7 +500,7 @@ def test_nothing_is_fetched_for_an_output_that_cannot_be_written(world: World) -
 def test_a_video_that_cannot_be_read_fails_its_sequences_only(world: World) -> None:
     blocked, good = (record["seq_id"] for record in lay_out_two_cameras(world))
     next(world.videos.rglob("Camera_11.mp4")).chmod(0)
-    run = world.prepare(nframes=2, changes={"obey_permissions": {}})
+    run = world.prepare(nframes=2, preexec_fn=obey_permissions)
     assert run.code == 1 and len(run.errors) == 1 and "written" not in run.err, run
     assert re.search(f"{blocked}.*Permission denied", run.errors[0])
     assert world.manifest()["missing"] == [blocked] and world.meta(good)["nframes"] == 2
@@ -680,8 +680,8 @@ def test_a_finished_output_may_be_read_only(world: World, undisturbed: Outputs) 
         path.chmod(0o555)
     try:
         for options in ([], ["--check"]):
-            assert Options().prepare(world, *options, changes={"obey_permissions": {}}).code == 0
-        run = Options(1).prepare(world, changes={"obey_permissions": {}})  # it would change gt_requests.json
+            assert Options().prepare(world, *options, preexec_fn=obey_permissions).code == 0
+        run = Options(1).prepare(world, preexec_fn=obey_permissions)  # it would change gt_requests.json
         assert run.code == 2 and re.search(f"{world.output}.*Permission denied", run.errors[0]), run
     finally:
         for path in everything:
