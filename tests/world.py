@@ -98,6 +98,9 @@ class World:
         merged: dict[str, str | None] = {**os.environ, **self.env, **(env or {})}
         return {name: value for name, value in merged.items() if value is not None}
 
+    def prepare(self, *args: Argument, nframes: int | None = None, **how: Any) -> Run:
+        return self.run(*(() if nframes is None else ("--nframes", nframes)), *args, **how)
+
     def run(self, *args: Argument, env: Environment | None = None,
             constants: Mapping[str, Any] | None = None, without: Sequence[str] = (), prologue: str = "",
             child: bool = False, fork: bool = False) -> Run:
