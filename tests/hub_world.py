@@ -16,7 +16,7 @@ from tests.world import Run, World, clip
 SCENE, IDS = "Warehouse_016", [2, 9]
 CAMERAS = [f"Camera_{number:02d}" for number in range(1, 21)]
 ONE, TWO, THREE = CAMERAS[:3]
-SMALL, BIG = 1 << 19, 8 << 20  # bytes of a video; and of one that pays to be streamed
+SMALL, BIG = 1 << 19, 4 << 20  # bytes of a video; and of one that pays to be streamed
 FLAG_TOKEN = "hf_FLAGxUNMISTAKABLE"
 NEVER_SHOWN = ("UNMISTAKABLE", "SIGNED-", "X-Amz-", "Traceback")
 PLAIN_HTTP = {"HF_HUB_DISABLE_XET": "1"}

@@ -1,4 +1,4 @@
-"""The hub: each video comes once, whole and checked; a retry follows where it may help, and the end where not.
+"""The hub: each video comes once, whole and checked; what may pass is retried, what cannot is told at once."""
 
 The real client talks to a server on this machine, by the way that it takes for a user: by Xet where it can.
 """
@@ -20,8 +20,8 @@ import pytest
 
 from tests.hub_server import REPO, Blob
 from tests.hub_world import (
-    BIG, FLAG_TOKEN, HAS_XET, HOST, ONE, PLAIN_HTTP, SMALL, THREE, TWO, HubWorld, only, path_of, record, retries,
-    video)
+    BIG, FLAG_TOKEN, HAS_XET, HOST, ONE, PLAIN_HTTP, SMALL, THREE, TWO, HubWorld, only, path_of, record,
+    retries, video)
 from tests.world import Run, posix_only, screen, until
 
 only_xet = pytest.mark.skipif(not HAS_XET, reason="this client takes plain HTTP")
