@@ -1,8 +1,8 @@
 """Start the program as a child of a test, in surroundings that the test asks for.
 
-`World.start` runs this file instead of the program itself. The variable SOT_TEST_CHANGES holds what is asked for
-as JSON, with "constants" (name -> value), "without" (modules that cannot be imported) and "changes" (function of
-this file -> its arguments). All this is done before `main` is called.
+`World.start` runs this file instead of the program itself. The variable SOT_TEST_CHANGES says in JSON what to do
+before `main` is called: set "constants" (name -> value), do "without" some modules, and make "changes" (function
+of this file -> its arguments).
 """
 from __future__ import annotations
 
@@ -42,24 +42,16 @@ def disable_symlinks() -> None:
     os.symlink = symlink
 
 
-def obey_permissions() -> None:
-    """Let the permission bits of files bind this process even if it is root's.
-
-    The numbers are those of linux/prctl.h and linux/capability.h.
-    """
-    import ctypes
-
-    drop_capability, override_permissions, search_any_directory = 24, 1, 2
-    if os.geteuid() == 0:
-        for capability in (override_permissions, search_any_directory):
-            ctypes.CDLL(None).prctl(drop_capability, capability, 0, 0, 0)
-
-
 def limit_file_size(size: int) -> None:
     """Let no file of this process or its children grow beyond this size, as `ulimit -f` does."""
     import resource
 
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def restore_interrupt() -> None:
+    """Let Ctrl-C interrupt: a process in the background may have inherited that it is ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def start_only(programs: list[str]) -> None:
@@ -85,8 +77,6 @@ def stop_before_change(folder: str, number: int, signal_number: int, name: str =
             if count == number:
                 os.kill(os.getpid(), signal_number)
 
-    if signal_number == signal.SIGINT:  # what runs in the background may have inherited it as ignored
-        signal.signal(signal.SIGINT, signal.default_int_handler)
     call_before_changes(folder, stop)
 
 
@@ -108,7 +98,8 @@ def call_before_changes(folder: str, action: Callable[[str, str], None]) -> None
         path = changed_path(event, arguments)
         if path is None or not os.path.abspath(path).startswith(folder):
             return
-        if event == "os.mkdir" if os.path.lexists(path) else event in ("os.remove", "os.rmdir"):
+        exists = os.path.lexists(path)
+        if event == "os.mkdir" and exists or event in ("os.remove", "os.rmdir") and not exists:
             return  # it will fail, so it changes nothing
         action(os.path.abspath(path), event)
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import importlib
 import json
@@ -184,14 +185,14 @@ class World:
             os.close(ours)
 
     def arguments(self, args: Sequence[Argument], nframes: int | None = None) -> list[str]:
-        """Return a command line with this world's own paths where none are given."""
+        """Return a command line with this world's own values where none are given."""
         given = [str(argument) for argument in args]
-        given += [] if nframes is None else ["--nframes", str(nframes)]
         names = {argument.split("=")[0] for argument in given}
-        own = {"--output-dir": self.output}
+        own: dict[str, Any] = {"--output-dir": self.output}
+        own.update({} if nframes is None else {"--nframes": nframes})
         if "--demo" not in names:  # the demo has a benchmark and a video of its own
             own.update({"--benchmark": self.benchmark, **self.source})
-        return [text for name, path in own.items() if name not in names for text in (name, str(path))] + given
+        return [text for name, value in own.items() if name not in names for text in (name, str(value))] + given
 
     def output_of(self, arguments: Sequence[str]) -> Path:
         named = [after for name, after in zip(arguments, arguments[1:]) if name == "--output-dir"]
@@ -340,6 +341,23 @@ def corrupt(path: Path, how: str) -> None:
             "flipped": data[:-60] + bytes(255 - value for value in data[-60:-20]) + data[-20:]}[how])
 
 
+def obey_permissions() -> None:
+    """Let the permission bits of files bind a child even if it is root's; to be passed as preexec_fn.
+
+    The numbers are those of linux/prctl.h and linux/capability.h.
+    """
+    drop_capability, override_permissions, search_any_directory = 24, 1, 2
+    if os.geteuid() == 0:
+        for capability in (override_permissions, search_any_directory):
+            ctypes.CDLL(None).prctl(drop_capability, capability, 0, 0, 0)
+
+
+def stop_before_change(folder: Path, number: int, signal_number: int = 9, name: str = "") -> Changes:
+    """Return the change that lets a run send itself a signal right before its number-th change of a file."""
+    return {"stop_before_change": {"folder": str(folder), "number": number, "signal_number": int(signal_number),
+                                   "name": name}}
+
+
 # ---------------------------------------------------------------- programs in place of ffmpeg
 
 
@@ -353,7 +371,7 @@ class FakeFfmpeg(NamedTuple):
         return [json.loads(line) for line in log.read_text("utf-8").splitlines()] if log.exists() else []
 
 
-def fake_ffmpeg(folder: Path, *steps: Step, when: str = "", from_call: int = 1,
+def fake_ffmpeg(folder: Path, *steps: Step, when: str = "", from_call: int = 1, real: str = "",
                 codecs: Sequence[Step] | None = None) -> FakeFfmpeg:
     """Make a program that takes these steps and then does what the real ffmpeg does.
 
@@ -363,7 +381,7 @@ def fake_ffmpeg(folder: Path, *steps: Step, when: str = "", from_call: int = 1,
     `codecs` are the steps of the first call, which asks for version and codecs.
     """
     folder.mkdir(parents=True)
-    behaviour = {"real": clips.ffmpeg_exe(), "steps": steps, "when": when, "from_call": from_call,
+    behaviour = {"real": real or clips.ffmpeg_exe(), "steps": steps, "when": when, "from_call": from_call,
                  "codecs": codecs}
     (folder / "behaviour.json").write_text(json.dumps(behaviour), encoding="utf-8")
     return FakeFfmpeg(_make_launcher(folder), first_on_path(folder))
