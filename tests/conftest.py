@@ -10,6 +10,7 @@ import pytest
 from hypothesis import settings
 
 from tests import clips
+from tests.hub_world import HubWorld, open_hub_world
 from tests.world import World
 from tests.world import clip as clip_of
 
@@ -46,6 +47,12 @@ def each_ffmpeg(request: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.fixture()
 def world(tmp_path: Path) -> World:
     return World(tmp_path)
+
+
+@pytest.fixture()
+def hub_world(world: World) -> Iterator[HubWorld]:
+    with open_hub_world(world) as one:
+        yield one
 
 
 @pytest.fixture()

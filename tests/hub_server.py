@@ -26,7 +26,7 @@ import time
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any, Union
+from typing import Any, Callable, Union
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 import contextlib
 
@@ -108,6 +108,7 @@ class Hub:
         self.bandwidth: float | None = None  # bytes a second, for each request to cdn or xorb
         self.repos = {REPO: {path: Blob(content) for path, content in files.items()}}
         self.faults: list[Fault] = []
+        self.before_answer: Callable[[Request], None] = lambda request: None
         self.requests: list[Request] = []
         self.signatures: set[str] = set()
         self.numbers = itertools.count(1)
@@ -225,6 +226,7 @@ class Handler(BaseHTTPRequestHandler):
         self.record = Request(host, unquote(url.path), url.query,
                               self.headers.get("Range"), self.headers.get("Authorization"))
         self.hub.requests.append(self.record)
+        self.hub.before_answer(self.record)
         try:
             answer = self.answer_as_hub if self.server.host == "hub" else self.answer_signed
             answer(url.path)

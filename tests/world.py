@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import unicodedata
 from pathlib import Path
 from typing import IO, Any, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Union
 from unittest import mock
@@ -53,6 +54,14 @@ class Run(NamedTuple):
     @property
     def errors(self) -> list[str]:
         return [line for line in self.err.splitlines() if line.startswith("ERROR:")]
+
+
+def assert_explained(run: Run) -> None:
+    """The run ended well or says why, shows no traceback, and writes nothing that could steer a terminal."""
+    text = (run.out + run.err).replace("\n", "")
+    assert run.code in (0, 1, 2) and "Traceback" not in run.err, run
+    assert not {unicodedata.category(char) for char in text} & {"Cc", "Cf", "Cs"}, run
+    assert not run.code or re.search("^(ERROR|prepare_sot_dataset.py: error): .{18}", run.err, re.M), run
 
 
 class World:
