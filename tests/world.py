@@ -410,14 +410,6 @@ def first_on_path(folder: Path) -> dict[str, str]:
     return {"PATH": os.pathsep.join([str(folder), os.environ["PATH"]]), "PYTHONPATH": str(folder)}
 
 
-def until(condition: Any) -> None:
-    """Wait until a condition holds."""
-    end = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < end, "it never happened"
-        time.sleep(0.01)
-
-
 # ---------------------------------------------------------------- what stands on a terminal
 
 
