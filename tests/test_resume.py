@@ -53,8 +53,15 @@ class Options(NamedTuple):
     def seq_ids(self) -> list[str]:
         return [clips.record(FRAME_IDS, object_id=number)["seq_id"] for number in self.objects]
 
-    def prepare(self, world: World, *args: Any, **how: Any) -> Run:
+    def write_records(self, world: World) -> None:
         world.records(*[clips.record(FRAME_IDS, self.box, object_id=number) for number in self.objects])
+
+    def lay_out(self, world: World) -> None:
+        world.video()
+        self.write_records(world)
+
+    def prepare(self, world: World, *args: Any, **how: Any) -> Run:
+        self.write_records(world)
         stride = ["--stride", self.stride] if self.stride else []
         flags = ["--gt-stub"] * self.gt_stub + ["--contact-sheet"] * self.contact_sheet
         how = {"without": () if self.draws else DRAWING, **how}
@@ -212,11 +219,11 @@ def test_a_pinned_commit_decides_and_a_mixture_is_told(world: World) -> None:
     again = options.prepare(world)  # any commit serves when none is asked for
     assert (first.code, again.code, again.children, again.tree) == (0, 0, (), first.tree)
     some = options.prepare(world, "--revision", new, "--sequences", options.seq_ids[2])
-    assert some.code == 0 and "--revision" not in first.err + again.err + some.err
+    assert some.code == 0 and "--revision COMMIT" not in first.err + again.err + some.err
     revisions = [world.meta(seq_id)["source"]["revision"] for seq_id in options.seq_ids]
     pictures = {some.tree[f"{seq_id}/frames/f01.png"] for seq_id in options.seq_ids}
     assert revisions == [old, old, new] and len(pictures) == 2
-    (line,) = re.findall(".*--revision.*", options.prepare(world).err)
+    (line,) = re.findall(".*--revision COMMIT.*", options.prepare(world).err)
     assert re.search(rf"{old[:7]}\w* \(2\).*{new[:7]}\w* \(1\)", line)
 
 
@@ -543,114 +550,94 @@ def test_leftovers_of_killed_runs_are_removed_after_a_day(world: World, undistur
     assert run.tree == tree(undisturbed(Options()))
 
 
-RECORDS = [clips.record(range(start, start + 60, 5), camera=camera, object_id=start)
-           for start, camera in ((0, "Camera_11"), (4, "Camera_12"), (8, "Camera_11"))]
-SEQ_IDS = [record["seq_id"] for record in RECORDS]
-
-
-def lay_out_three_sequences(world: World) -> None:
-    """Of two videos."""
-    world.records(*RECORDS)
-    world.video()
-    world.video("png_turned", camera="Camera_12")
-
-
-class Measured(NamedTuple):
-    output: dict[str, str]
-    seconds: float
+THREE = Options(3, objects=(7, 8, 9))
 
 
 @pytest.fixture(scope="module")
-def three_sequences(tmp_path_factory: pytest.TempPathFactory) -> Measured:
-    """What an undisturbed run makes of them, and its time."""
-    world = World(tmp_path_factory.mktemp("three"))
-    lay_out_three_sequences(world)
-    start = time.monotonic()
-    run = world.prepare(nframes=3, child=True)
-    assert run.code == 0
-    return Measured(run.tree, time.monotonic() - start)
+def seconds_of_a_run(undisturbed: Outputs, tmp_path_factory: pytest.TempPathFactory) -> float:
+    world, start = World(tmp_path_factory.mktemp("timed")), time.monotonic()
+    world.video()
+    run = THREE.prepare(world, child=True)
+    assert run.code == 0 and run.tree == tree(undisturbed(THREE))
+    return time.monotonic() - start
 
 
 @pytest.mark.parametrize("seed", range(KILLS))
-def test_random_kills(world: World, three_sequences: Measured, seed: int) -> None:
-    lay_out_three_sequences(world)
-    dice, wanted = random.Random(seed), three_sequences.output
+def test_random_kills(world: World, undisturbed: Outputs, seconds_of_a_run: float, seed: int) -> None:
+    THREE.lay_out(world)
+    dice, wanted = random.Random(seed), tree(undisturbed(THREE))
     for _ in range(1 + seed % 3):
         process = world.start(nframes=3)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(dice.uniform(0, 1.1 * three_sequences.seconds))
+            process.wait(dice.uniform(0, 1.1 * seconds_of_a_run))
         process.kill()
         run = world.finish(process)
-        assert run.code in (0, KILLED)
-        assert visible(run.tree).items() <= wanted.items()
-        ready = tuple(seq_id for seq_id in SEQ_IDS if f"{seq_id}/{META}" in run.tree)
+        assert run.code in (0, KILLED) and visible(run.tree).items() <= wanted.items()
+        ready = tuple(seq_id for seq_id in THREE.seq_ids if f"{seq_id}/{META}" in run.tree)
         assert not [name for name in wanted if ready and name.startswith(ready) and name not in run.tree]
     make_older(world.output)
-    assert world.prepare(nframes=3).tree == wanted
+    assert THREE.prepare(world).tree == wanted
 
 
 # ---------------------------------------------------------------- several runs at once
 
-PARTS = {"all the same": [SEQ_IDS] * 3, "each its part": [[seq_id] for seq_id in SEQ_IDS]}
+PARTS = {"all the same": [THREE.seq_ids] * 3, "each its part": [[seq_id] for seq_id in THREE.seq_ids]}
 
 
-def assert_all_prepared(world: World, wanted: Measured, *processes: subprocess.Popen[str]) -> None:
+def assert_all_prepared(world: World, undisturbed: Outputs, *processes: subprocess.Popen[str]) -> None:
     runs = [world.finish(process) for process in processes]
     assert [(run.code, run.errors) for run in runs] == [(0, [])] * len(runs), runs
-    assert tree(world.output) == wanted.output and world.manifest()["missing"] == []
+    assert tree(world.output) == tree(undisturbed(THREE)) and world.manifest()["missing"] == []
 
 
 @posix_only("flock")
 @pytest.mark.parametrize("changes", [{}, {"disable_locks": {}}], ids=["locks", "no locks"])
 @pytest.mark.parametrize("parts", PARTS)
-def test_runs_started_together(world: World, three_sequences: Measured, parts: str, changes: Any) -> None:
-    lay_out_three_sequences(world)
+def test_runs_started_together(world: World, undisturbed: Outputs, parts: str, changes: Any) -> None:
+    THREE.lay_out(world)
     (world.folder / "elsewhere").mkdir()
     world.output.symlink_to(world.folder / "elsewhere")  # the output folder itself may be a link
     runs = [world.start("--sequences", *seq_ids, nframes=3, changes=changes) for seq_ids in PARTS[parts]]
-    assert_all_prepared(world, three_sequences, *runs)
+    assert_all_prepared(world, undisturbed, *runs)
 
 
-def wait_until_stopped(process: subprocess.Popen[str]) -> None:
+def start_and_pause(world: World, *args: Any, number: int, name: str = "", **changes: Any) -> subprocess.Popen[str]:
+    """Start a run and wait until it stands before a change of a file."""
+    world.output.mkdir()
+    pause = stop_before_change(world.output, number, signal.SIGSTOP, name)
+    process = world.start(*args, nframes=3, changes={**changes, **pause})
     assert os.WIFSTOPPED(os.waitpid(process.pid, os.WUNTRACED)[1])
+    return process
 
 
 @posix_only("signals")
 @pytest.mark.parametrize("number", [1, 2, 7, 16])
 @pytest.mark.parametrize("parts", PARTS)
 def test_a_run_that_pauses_is_not_disturbed(
-        world: World, three_sequences: Measured, parts: str, number: int) -> None:
-    """Another run comes and goes while it stands before a change of a file, and there are no locks."""
-    lay_out_three_sequences(world)
-    world.output.mkdir()
-    pause = stop_before_change(world.output, number, signal.SIGSTOP)
-    first = world.start("--sequences", *PARTS[parts][0], nframes=3, changes={"disable_locks": {}, **pause})
+        world: World, undisturbed: Outputs, parts: str, number: int) -> None:
+    """By another one that comes and goes, where there are no locks."""
+    THREE.lay_out(world)
+    mine, *others = PARTS[parts]
+    first = start_and_pause(world, "--sequences", *mine, number=number, disable_locks={})
     try:
-        wait_until_stopped(first)
-        others = [seq_id for seq_ids in PARTS[parts][1:] for seq_id in seq_ids]
-        second = world.prepare("--sequences", *others, nframes=3, changes={"disable_locks": {}})
+        theirs = [seq_id for seq_ids in others for seq_id in seq_ids]
+        second = world.prepare("--sequences", *theirs, nframes=3, changes={"disable_locks": {}})
         assert (second.code, second.errors) == (0, [])
     finally:
         os.kill(first.pid, signal.SIGCONT)
-    assert_all_prepared(world, three_sequences, first)
+    assert_all_prepared(world, undisturbed, first)
 
 
 @posix_only("signals")
-def test_runs_with_different_options_leave_no_mixture(world: World) -> None:
+def test_runs_with_different_options_leave_no_mixture(world: World, undisturbed: Outputs) -> None:
     """One stands before the last file of a sequence while the other begins."""
-    lay_out_three_sequences(world)
-    one, other = (["--sequences", SEQ_IDS[0], "--nframes", 3, *stride] for stride in ([], ["--stride", 7]))
-    wanted = []
-    for options in (one, other):
-        wanted.append(visible(world.prepare(*options).tree))
-        shutil.rmtree(str(world.output))
-    world.output.mkdir()
-    first = world.start(*one, changes=stop_before_change(world.output, 1, signal.SIGSTOP, META))
-    wait_until_stopped(first)
-    second = world.start(*other)
+    several = [Options(3), Options(3, stride=5)]
+    several[0].lay_out(world)
+    first = start_and_pause(world, number=1, name=META)
+    second = world.start("--stride", 5, nframes=3)
     with contextlib.suppress(subprocess.TimeoutExpired):
         second.wait(2)  # it waits for the first run, or it does not
     os.kill(first.pid, signal.SIGCONT)
     for process in (first, second):
         world.finish(process)
-    assert visible(tree(world.output)) in wanted
+    assert visible(tree(world.output)) in [visible(tree(undisturbed(options))) for options in several]
