@@ -1,4 +1,4 @@
-"""The hub: each video comes once, whole and checked; what may pass is retried, what cannot is told at once."""
+"""The hub: each video comes once, whole and checked; what may pass is retried, what cannot is told at once.
 
 The real client talks to a server on this machine, by the way that it takes for a user: by Xet where it can.
 """
@@ -178,11 +178,11 @@ class Fault(NamedTuple):
 
 HUB_FAULTS = [
     Fault("hub", "503", "503", 4, fails=True),
-    Fault("hub", "429", "429.* in 1 s", options={"retry_after": 1}),
+    Fault("hub", "429", "429.* in 1 s", options={"headers": [("Retry-After", "1")]}),
     Fault("hub", "503", "503", 4, fails=True),  # the video in between has shown that there is a way
-    Fault("hub", "404-entry", "not found.*404", 0, fails=True),
-    Fault("hub", "429", "429.* in 2 s", options={"ratelimit": 2}),
-    *[Fault("hub", kind, kind[:3], None) for kind in ("408", "425", "500", "502-proxy", "503")],
+    Fault("hub", "404-EntryNotFound", "not found.*404", 0, fails=True),
+    Fault("hub", "429", "429.* in 2 s", options={"headers": [("RateLimit", '"api";r=0;t=2')]}),
+    *[Fault("hub", kind, kind[:3], None) for kind in ("408", "425", "500", "502 Proxy Error", "503")],
     Fault("hub", "reset", "connection", None),
     Fault("hub", "stall", "time", None),
     Fault("hub", "close", "connect", None),
@@ -192,8 +192,8 @@ FILE_FAULTS = [
     Fault("cdn", "401", "401", 4, fails=True),
     Fault("cdn", "expired", "403"),
     Fault("cdn", "403", "403", 4, fails=True),
-    Fault("cdn", "404-entry", "404"),
-    *[Fault("cdn", kind, kind[:3], None) for kind in ("408", "425", "429", "500", "502-proxy", "503")],
+    Fault("cdn", "404", "404"),
+    *[Fault("cdn", kind, kind[:3], None) for kind in ("408", "425", "429", "500", "502 Proxy Error", "503")],
     Fault("cdn", "416", "416"),
     Fault("cdn", "reset", "connection|incomplete", None, {"after": 10}),
     Fault("cdn", "wrong-length", "size|length|bytes"),
@@ -303,12 +303,12 @@ def test_two_videos_in_a_row_that_the_hub_does_not_deliver_stop_the_run(
 
 
 @pytest.mark.parametrize("kind, words, args", [
-    ("401-repo-not-found", r"access refused \(401 Unauthorized\)", ()),
+    ("401-RepoNotFound", r"access refused \(401 Unauthorized\)", ()),
     ("401", r"access refused \(401 Unauthorized\)", ()),
-    ("403-gated", r"access refused \(403 Forbidden\).*terms", ()),
-    ("403-gated", r"access refused \(403 Forbidden\).*terms", ("--stream",)),
-    ("404-repo", "no such repository.*--repo-id", ()),
-    ("404-revision", "no such revision.*--revision", ()),
+    ("403-GatedRepo", r"access refused \(403 Forbidden\).*terms", ()),
+    ("403-GatedRepo", r"access refused \(403 Forbidden\).*terms", ("--stream",)),
+    ("404-RepoNotFound", "no such repository.*--repo-id", ()),
+    ("404-RevisionNotFound", "no such revision.*--revision", ()),
 ])
 def test_answer_of_the_hub_that_stops_the_run(
         hub_world: HubWorld, kind: str, words: str, args: Sequence[str]) -> None:
