@@ -50,18 +50,6 @@ def test_each_byte_comes_once_and_what_is_in_the_cache_never_again(hub_world: Hu
     assert hub_world.is_ready(ONE, "unplugged")
 
 
-def test_runs_at_once_share_one_cache(hub_world: HubWorld) -> None:
-    hub_world.hub.bandwidth = 1 << 20
-    outputs = ["first", "second", "third"]
-    started = [hub_world.world.start("--output-dir", hub_world.world.folder / output, nframes=2)
-               for output in outputs]
-    runs = [hub_world.world.finish(process) for process in started]
-    assert [run.code for run in runs] == [0, 0, 0] and not any(map(retries, runs)), runs
-    assert all(hub_world.is_ready(camera, output) for camera in (ONE, TWO) for output in outputs)
-    sent = hub_world.bytes_sent()
-    assert sent[0] < 1.1 * 2 * SMALL and sent[1] == 0
-
-
 @posix_only("pseudo-terminals")
 @only_xet  # older clients show no bars
 def test_terminal_shows_the_progress_of_a_download(hub_world: HubWorld) -> None:
