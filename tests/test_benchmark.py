@@ -198,19 +198,15 @@ def only_problem(data: bytes) -> Problem:
 
 
 @pytest.mark.parametrize("field", INVALID)
-def test_invalid_value_is_reported_with_its_place_and_what_was_expected(field: str) -> None:
+def test_invalid_or_missing_value_is_reported_with_its_place_and_what_was_expected(field: str) -> None:
     values, expected = INVALID[field]
-    for value in values:
-        where, seq_id, text = only_problem(as_lines(MINIMAL) + b"\n" + as_lines({**STANDARD, field: value}))
-        assert where == "line 3" and (field == "seq_id" or seq_id == SEQ_ID), value
-        assert re.match(f"field {field}: .*{expected}", text), value
-
-
-@pytest.mark.parametrize("field", INCOMPLETE)
-def test_missing_field_is_reported(field: str) -> None:
-    where, _, text = only_problem(as_lines(INCOMPLETE[field]))
-    assert where == "line 1" and re.match(f"field {field}: missing.*{INVALID[field][1]}", text)
-    assert not re.search('""|null|None', text)
+    for record in [{**STANDARD, field: value} for value in values]:
+        where, seq_id, text = only_problem(as_lines(MINIMAL) + b"\n" + as_lines(record))
+        assert where == "line 3" and (field == "seq_id" or seq_id == SEQ_ID), record
+        assert re.match(f"field {field}: .*{expected}", text), record
+    if field in INCOMPLETE:
+        text = only_problem(as_lines(INCOMPLETE[field])).text
+        assert re.match(f"field {field}: missing.*{expected}", text) and not re.search('""|null|None', text)
 
 
 @pytest.mark.parametrize("change", [
@@ -267,31 +263,27 @@ def test_all_problems_are_listed_together_up_to_100(world: World) -> None:
         assert re.search(f"jsonl, line {words}", problem)
 
 
-MANY_FRAMES: Record = {"canonical_frame_ids": []}  # so they follow from the stride
-WARNINGS = ["looks like pixels", "looks like fractions", "seq_id does not match", "clip_end_frame"]
-SUSPICIOUS: list[tuple[str, list[Record]]] = [
-    (WARNINGS[0], [{"init_bbox": [400, 300, 1300, 900]}, {"init_bbox": [-5, 10, 60, 1900]}]),
-    (WARNINGS[1], [{"init_bbox": [0.2, 0.3, 0.4, 1]}, {"init_bbox": [500, 500, 500.2, 500.2]}]),
-    (WARNINGS[2], [{"seq_id": "b-first"}, {"object_id": "8"}]),
-    (WARNINGS[3], [{**MANY_FRAMES, "clip_end_frame": 3}, {**MANY_FRAMES, "clip_end_frame": 1}]),
-    ("", [{"init_bbox": [-50, -50, 1100, 1100]}, {"init_bbox": [0, 0, 1, 1.5]},
-          {"seq_id": "Warehouse_016/Camera_11/3/obj3"}, {**MANY_FRAMES, "clip_end_frame": 4},
-          {"canonical_frame_ids": [3, 9], "clip_end_frame": 5}]),  # these have ground truth
-]
+NO_IDS: Record = {"canonical_frame_ids": []}  # so they follow from the stride
+SUSPICIOUS: dict[str, list[Record]] = {
+    "looks like pixels": [{"init_bbox": [400, 300, 1300, 900]}, {"init_bbox": [-5, 10, 60, 1900]}],
+    "looks like fractions": [{"init_bbox": [0.2, 0.3, 0.4, 1]}, {"init_bbox": [500, 500, 500.2, 500.2]}],
+    "seq_id does not match": [{"seq_id": "b-first"}, {"seq_id": "Warehouse_016__Camera_11__4__obj2"}],
+    "beyond clip_end_frame": [{**NO_IDS, "clip_end_frame": 3}, {**NO_IDS, "clip_end_frame": 1}],
+    "": [{"init_bbox": [-50, -50, 1100, 1100]}, {"init_bbox": [0, 0, 1, 1.5]},
+         {**NO_IDS, "clip_end_frame": 4}, {"canonical_frame_ids": [3, 9], "clip_end_frame": 5}],
+}
 
 
-@pytest.mark.parametrize("warning, changes", SUSPICIOUS, ids=[warning or "none" for warning, _ in SUSPICIOUS])
-def test_suspicious_values_give_one_warning_with_a_count(
-        world: World, warning: str, changes: list[Record]) -> None:
-    records = [{**clips.record([3, 4], object_id=n), **change} for n, change in enumerate(changes, start=1)]
-    world.records(clips.record([3, 4]), *records)
+def test_suspicious_values_give_one_warning_per_kind_with_a_count(world: World) -> None:
+    records = {kind: [{**clips.record([3, 4], object_id=f"{number}{index}"), **change}
+                      for index, change in enumerate(changes)]
+               for number, (kind, changes) in enumerate(SUSPICIOUS.items())}
+    world.records(*[record for group in records.values() for record in group])
     run = world.prepare("--check", nframes=2)
-    warnings = re.findall(f"WARNING: .*(?:{'|'.join(WARNINGS)}).*", run.err)
-    assert run.code == 1 and len(warnings) == bool(warning), run
-    if warning:
-        text = warnings[0].replace(str(world.folder), "")
-        assert warning in text and re.search(r"\b2 sequences", text)
-        assert records[0]["seq_id"] in text and records[1]["seq_id"] not in text
+    warnings = re.findall("WARNING: .*", run.err)
+    assert run.code == 1 and len(warnings) == len(SUSPICIOUS) - 1, run
+    for (kind, group), warning in zip(records.items(), warnings):
+        assert kind in warning and f": 2 sequences, first {group[0]['seq_id']}" in warning
 
 
 # ---------------------------------------------------------------- --sequences
@@ -358,36 +350,25 @@ def test_contents_of_manifest_and_metadata(world_of_three_scenes: World) -> None
             "source": {"repo_id": repo_id, "path": path, "revision": None}}
 
 
-RUNS_IN_A_ROW: list[Any] = [  # nframes, --stride, --sequences, what is ready, submission required, stride
-    (1, 9, [], [WAREHOUSE_ID, HOSPITAL_ID], False, 9),
-    (4, None, [HOSPITAL_ID], [HOSPITAL_ID], False, 1),
-    (2, None, [WAREHOUSE_ID], [WAREHOUSE_ID, HOSPITAL_ID], False, 1),  # the first 2 of those 4 frames
-    (2, 4, [], [WAREHOUSE_ID, HOSPITAL_ID], True, 4),
-    (5, None, [HOSPITAL_ID], [HOSPITAL_ID], True, 15),
-]
-
-
 def test_manifest_covers_what_is_ready_whichever_run_prepared_it(world_of_three_scenes: World) -> None:
     world = world_of_three_scenes
+    # Without its video the third one is never ready, so its few ids require no submission.
     world.records(*SCENES[:2], {**SCENES[2], "canonical_frame_ids": [1]})
-    # Without its video the third one is never ready, so its stride requires no submission.
     next(world.videos.glob("*/val/Lab_000/videos/*.mp4")).unlink()
-    for nframes, stride, selected, ready, submission_required, written_stride in RUNS_IN_A_ROW:
-        options = ["--sequences", *selected] if selected else []
-        options += ["--stride", str(stride)] if stride else []
-        run = world.prepare(*options, nframes=nframes)
-        assert run.code == (0 if selected else 1)
+
+    def assert_manifest(missing: list[str], required: bool, frame_ids: list[list[int]], stride: int) -> None:
         manifest = world.manifest()
-        expected = {"nframes": nframes, "stride": stride, "submission_required": submission_required,
-                    "missing": [seq_id for seq_id in SCENE_IDS if seq_id not in ready]}
-        assert {name: manifest[name] for name in expected} == expected
-        told = f"send in {world.output / 'gt_requests.json'}" in run.err
-        assert told == submission_required
-        assert [entry["seq_id"] for entry in manifest["requests"]] == ready
-        for entry in manifest["requests"]:
-            ids = [entry["init_frame_id"] + index * written_stride for index in range(nframes)]
-            assert (entry["frame_ids"], entry["nframes"]) == (ids, nframes)
-            assert entry["stride"] == written_stride
+        assert (manifest["missing"], manifest["submission_required"]) == (missing, required)
+        assert [entry["frame_ids"] for entry in manifest["requests"]] == frame_ids
+        assert [entry["stride"] for entry in manifest["requests"]] == [stride] * len(frame_ids)
+
+    assert world.prepare("--sequences", HOSPITAL_ID, nframes=4).code == 0
+    assert_manifest([WAREHOUSE_ID, LAB_ID], False, [[3, 4, 5, 6]], 1)
+    assert world.prepare("--sequences", WAREHOUSE_ID, nframes=2).code == 0
+    assert_manifest([LAB_ID], False, [[0, 1], [3, 4]], 1)
+    run = world.prepare("--stride", 4, nframes=2)
+    assert_manifest([LAB_ID], True, [[0, 4], [3, 7]], 4)
+    assert run.code == 1 and f"send in {world.output / 'gt_requests.json'}" in run.err
 
 
 # ---------------------------------------------------------------- ground truth, and hostile files
