@@ -1,4 +1,4 @@
-"""Streaming: --stream fetches the parts of a video that its frames need, or all of it; the images are the same."""
+"""Streaming: --stream fetches the parts of a video that its frames need, or all of it, with equal images."""
 from __future__ import annotations
 
 import re
