@@ -4,7 +4,7 @@ import os
 import shutil
 import signal
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Iterator
 
 import pytest
 from hypothesis import settings
@@ -12,7 +12,6 @@ from hypothesis import settings
 from tests import clips
 from tests.hub_world import HubWorld, open_hub_world
 from tests.world import World
-from tests.world import clip as clip_of
 
 TEST_TIMEOUT_S = 400  # for one test, on a busy machine
 
@@ -53,11 +52,6 @@ def world(tmp_path: Path) -> World:
 def hub_world(world: World) -> Iterator[HubWorld]:
     with open_hub_world(world) as one:
         yield one
-
-
-@pytest.fixture()
-def clip() -> Callable[[str], Path]:
-    return clip_of
 
 
 @pytest.fixture(autouse=True)

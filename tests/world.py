@@ -5,6 +5,7 @@ import contextlib
 import ctypes
 import hashlib
 import importlib
+import io
 import json
 import os
 import re
@@ -13,11 +14,10 @@ import signal
 import struct
 import subprocess
 import sys
-import tempfile
 import time
 import unicodedata
 from pathlib import Path
-from typing import IO, Any, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Union
+from typing import Any, Callable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, TextIO, Union
 from unittest import mock
 
 import pytest
@@ -129,10 +129,12 @@ class World:
     def run(self, arguments: Sequence[str], env: Environment | None = None,
             constants: Mapping[str, Any] | None = None, without: Sequence[str] = ()) -> Run:
         """Run the program in this process with exactly these arguments."""
-        with _text_file() as out_file, _text_file(errors="backslashreplace") as err_file, \
-                _restored(self.environment(env), without, out_file, err_file, constants or {}) as children:
+        out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", errors, newline="")
+                    for errors in ("strict", "backslashreplace"))
+        with _restored(self.environment(env), without, out, err, constants or {}) as children:
             code = _call_main(list(arguments))
-            texts = [_text_of(file) for file in (out_file, err_file)]
+            out.flush(), err.flush()
+            texts = [stream.buffer.getvalue().decode("utf-8") for stream in (out, err)]
             alive = [child.args for child in children if child.returncode is None and child.poll() is None]
             assert not alive, f"still running: {alive}"
             commands = tuple(tuple(map(str, child.args)) for child in children)  # type: ignore[arg-type]
@@ -237,7 +239,7 @@ def _clear_caches() -> None:
 
 
 @contextlib.contextmanager
-def _restored(env: Mapping[str, str], without: Sequence[str], out: IO[str], err: IO[str],
+def _restored(env: Mapping[str, str], without: Sequence[str], out: TextIO, err: TextIO,
               constants: Mapping[str, Any]) -> Iterator[list[subprocess.Popen[Any]]]:
     """Change this process as a run needs it, record the children, and put everything back."""
     children: list[subprocess.Popen[Any]] = []
@@ -269,17 +271,6 @@ def _restored(env: Mapping[str, str], without: Sequence[str], out: IO[str], err:
         os.chdir(cwd)
         for number, handler in handlers.items():
             signal.signal(number, handler)
-
-
-def _text_file(errors: str = "strict") -> IO[str]:
-    return tempfile.TemporaryFile("w+", encoding="utf-8", errors=errors, newline="")
-
-
-def _text_of(file: IO[str]) -> str:
-    if not file.closed:
-        file.flush()
-    file.seek(0)
-    return file.read()
 
 
 # ---------------------------------------------------------------- folders and files
@@ -410,7 +401,7 @@ def first_on_path(folder: Path) -> dict[str, str]:
     return {"PATH": os.pathsep.join([str(folder), os.environ["PATH"]]), "PYTHONPATH": str(folder)}
 
 
-def until(condition: Any) -> None:
+def until(condition: Callable[[], Any]) -> None:
     """Wait until a condition holds."""
     end = time.monotonic() + TIMEOUT_S
     while not condition():
