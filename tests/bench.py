@@ -1,7 +1,7 @@
 """Time the program beside the fastest ffmpeg commands for the same PNGs: `python tests/bench.py`, 5 minutes.
 
-Each way is a whole process. The ways take turns, so a machine that slows down slows them all. This is no test;
-it makes the numbers under Speed in README.
+Each way is a whole process. The ways take turns, so a machine that slows down slows them all. This is no
+test; it makes the numbers under Speed in README.
 """
 from __future__ import annotations
 

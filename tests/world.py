@@ -385,7 +385,9 @@ def _make_launcher(folder: Path) -> Path:
         from distlib.scripts import ScriptMaker
 
         (folder / "ffmpeg.py").write_text("#!python\n" + source, encoding="utf-8")
-        ScriptMaker(str(folder), str(folder)).make("ffmpeg.py")
+        maker = ScriptMaker(str(folder), str(folder))
+        maker.force = True
+        maker.make("ffmpeg.py")
         return folder / "ffmpeg.exe"
     return write_program(folder / "ffmpeg", f"#!{sys.executable} -IS\n{source}")
 
