@@ -1,7 +1,7 @@
 """Time the program beside the fastest ffmpeg commands for the same PNGs: `python tests/bench.py`, 5 minutes.
 
-Each way is a whole process from start to end. The ways take turns, so a machine that slows down slows them all.
-This is no test; it makes the numbers under Speed in README.
+Each way is a whole process. The ways take turns, so a machine that slows down slows them all. This is no
+test; it makes the numbers under Speed in README.
 """
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ PROGRAM = Path(__file__).resolve().parent.parent / "prepare_sot_dataset.py"
 FPS, STRIDE, ROUNDS = 30, 15, 5
 FIRST = 4100  # 100 frames behind a keyframe
 STARTS = [150 + 263 * index for index in range(20)]  # at all distances from a keyframe
-SCENERY = ("color=c=0x8c8a84:s=1920x1080:r=30,noise=alls=100,gblur=sigma=8,drawgrid=w=160:h=120:t=3,loop=-1:1[floor];"
+SCENERY = ("color=c=0x8c8a84:s=1920x1080:r=30,noise=alls=100,gblur=sigma=8,loop=-1:1[floor];"
            "color=c=0xd9822b:s=140x240:r=30,noise=alls=40,gblur=sigma=2,loop=-1:1[target];"
-           "[floor][target]overlay=x='mod(3*n,1900)':y='300+100*sin(n/40)',noise=c0s=8:c0f=t")  # a sensor's noise
+           "[floor][target]overlay=x='mod(3*n,1900)':y='300+100*sin(n/40)',noise=c0s=8:c0f=t")
 Commands = Sequence[Sequence[str]]
 
 
@@ -31,8 +31,8 @@ def make_clip(path: Path) -> None:
     """Encode 500 frames of 1080p with a keyframe every 250, and repeat them."""
     part = path.with_name("part.mp4")
     rate = ["-b:v", "5M", "-maxrate", "6M", "-bufsize", "6M", "-g", "250", "-keyint_min", "250"]
-    clips.run_ffmpeg(["-filter_complex", SCENERY, "-frames:v", "500", "-pix_fmt", "yuv420p", "-c:v", "libx264",
-                      "-preset", "veryfast", "-sc_threshold", "0", *rate, str(part)])
+    clips.run_ffmpeg(["-filter_complex", SCENERY, "-frames:v", "500", "-pix_fmt", "yuv420p",
+                      "-c:v", "libx264", "-preset", "veryfast", "-sc_threshold", "0", *rate, str(part)])
     clips.run_ffmpeg(["-stream_loop", "11", "-i", str(part), "-c", "copy", str(path)])
 
 
@@ -57,9 +57,10 @@ class Bench:
         start = (frame_ids[0] - 0.5) / FPS
         times = [frame_id / FPS - start for frame_id in frame_ids]
         wanted = "+".join(f"between(t,{middle - 0.5 / FPS:.4f},{middle + 0.5 / FPS:.4f})" for middle in times)
-        return [clips.ffmpeg_exe(), "-nostdin", "-loglevel", "error", "-ss", f"{start:.4f}", "-i", str(self.clip),
-                "-vf", f"select='{wanted}'", *clips.passthrough_args(), "-frames:v", str(len(frame_ids)),
-                "-compression_level", "1", "-pred", "up", str(self.output / f"{frame_ids[0]}_%02d.png")]
+        images = ["-compression_level", "1", "-pred", "up", str(self.output / f"{frame_ids[0]}_%02d.png")]
+        return [clips.ffmpeg_exe(), "-nostdin", "-loglevel", "error", "-ss", f"{start:.4f}",
+                "-i", str(self.clip), "-vf", f"select='{wanted}'", *clips.passthrough_args(),
+                "-frames:v", str(len(frame_ids)), *images]
 
     def compare(self, title: str, *ways: Commands, keep_output: bool = False) -> None:
         """Print the median seconds of each way, and the ratio of the first to the last."""

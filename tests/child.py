@@ -1,8 +1,8 @@
 """Start the program as a child of a test, in surroundings that the test asks for.
 
-`World.start` runs this file instead of the program itself. The variable SOT_TEST_CHANGES says in JSON what to do
-before `main` is called: set "constants" (name -> value), do "without" some modules, and make "changes" (function
-of this file -> its arguments).
+`World.start` runs this file instead of the program itself. The variable SOT_TEST_CHANGES says in JSON what to
+do before `main` is called: set "constants" (name -> value), do "without" some modules, and make "changes"
+(function of this file -> its arguments).
 """
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Command line: a mistake is told before anything is written; the demo, --check, the lines on a terminal or in a
-pipe and Ctrl-C serve a person; where a library or ffmpeg cannot do the work, the message says what to do.
+"""Command line: a mistake is told before anything is written; the demo, --check, Ctrl-C and the lines on a
+terminal or in a pipe serve a person; without a library or ffmpeg that works, a message says what to do.
 """
 from __future__ import annotations
 

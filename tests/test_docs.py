@@ -1,4 +1,4 @@
-"""Promised here: README says what the program does - its commands, samples, tables, messages and layout are true."""
+"""README: its commands, samples, tables and messages are those of the program."""
 from __future__ import annotations
 
 import argparse
@@ -59,7 +59,8 @@ def test_the_first_command_and_the_command_of_the_tests() -> None:
 
 
 def test_all_commands_are_found() -> None:
-    assert len(commands()) == README.count("prepare_sot_dataset.py --") + len(re.findall("^job -", README, re.M)) - 2
+    calls = README.count("prepare_sot_dataset.py --") + len(re.findall("^job -", README, re.M))
+    assert len(commands()) == calls - 2  # one is what the demo prints, one is the definition of job
 
 
 @pytest.mark.parametrize("command", sorted(set(commands())))
@@ -79,7 +80,8 @@ def test_lines_for_slurm(world: World, task: int, count: int) -> None:
     clips.write_benchmark(folder / BENCHMARK, records)
     shutil.copy(str(PROGRAM), str(folder))
     lines = next(block for block in blocks("bash") if "SLURM" in block).replace("::10", "::2")
-    lines = lines.replace("--output-dir", f"--nframes 2 --video-dir {shlex.quote(str(world.videos))} --output-dir")
+    options = f"--nframes 2 --video-dir {shlex.quote(str(world.videos))}"
+    lines = lines.replace("--output-dir", f"{options} --output-dir")
     path = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
     environment = world.environment({"SLURM_ARRAY_TASK_ID": str(task), "PATH": path})
     subprocess.run(["bash", "-ec", lines], cwd=str(folder), env=environment, check=True, capture_output=True,
@@ -124,9 +126,9 @@ def test_configuration_of_the_evaluator_has_its_keys() -> None:
 
 def test_options_and_defaults_are_those_of_the_parser() -> None:
     rows = table("Options")
-    usage = program.build_parser().format_help()
-    told = re.findall(OPTION, " ".join(row[0] for row in rows))
-    assert sorted(told) == sorted(set(re.findall(OPTION, " ".join(re.findall(r"^  (-.*?)(?:  |$)", usage, re.M)))))
+    columns = re.findall(r"^  (-.*?)(?:  |$)", program.build_parser().format_help(), re.M)
+    documented = re.findall(OPTION, " ".join(row[0] for row in rows))
+    assert sorted(documented) == sorted(re.findall(OPTION, " ".join(columns)))
     for row in rows:
         option = re.findall(r"--([a-z][\w-]*)", row[0])[0]
         default = program.build_parser().get_default(option.replace("-", "_"))
@@ -135,8 +137,9 @@ def test_options_and_defaults_are_those_of_the_parser() -> None:
 
 
 def test_messages_are_those_of_the_program() -> None:
-    quoted = [words for row in table("When something goes wrong") for words in re.findall(r"`([^`]+)`", row[0])]
-    pieces = [piece.strip() for words in quoted for piece in re.split(r"\.\.\.|, but|: ", words) if len(piece) > 5]
+    messages = re.findall(r"`([^`]+)`", " ".join(row[0] for row in table("When something goes wrong")))
+    parts = re.split(r"\.\.\.|, but|: |\n", "\n".join(messages))
+    pieces = [part.strip() for part in parts if len(part) > 5]
     source = re.sub(r'"\s*\n\s*f?"', "", SOURCE)
     assert len(pieces) > 10 and [piece for piece in pieces if piece not in source] == []
 
@@ -152,8 +155,8 @@ def test_paths_that_it_names_exist() -> None:
 def test_top_level_is_what_was_agreed_on() -> None:
     if not (ROOT / ".git").exists():
         pytest.skip("no checkout of git, so nothing says which files belong to the project")
-    listed = subprocess.run(["git", "ls-files"], cwd=str(ROOT), capture_output=True, check=True, encoding="utf-8")
-    names = {name.split("/")[0] for name in listed.stdout.splitlines()}
+    listed = subprocess.run(["git", "ls-files"], cwd=str(ROOT), capture_output=True, check=True)
+    names = {name.split("/")[0] for name in listed.stdout.decode("utf-8").splitlines()}
     assert {name for name in names if not name.startswith(".")} == {
         "prepare_sot_dataset.py", "sot_benchmark.jsonl", "README.md", "tests", "requirements.txt"}
 

@@ -1,5 +1,5 @@
-"""Resuming: whatever lies in the output, a run ends with what an undisturbed run makes. A run that fails, or is
-ended at any moment, spoils nothing, and files of the user stay.
+"""Resuming: whatever lies in the output, a run ends with what an undisturbed run makes; one that fails, or is
+ended at any moment, spoils nothing; and files of the user stay.
 
 For more random kills: KILLS=200 python -m pytest tests/test_resume.py -k random
 """
@@ -10,7 +10,6 @@ import json
 import os
 import random
 import re
-import shutil
 import signal
 import subprocess
 import time
@@ -24,7 +23,7 @@ from hypothesis import strategies as st
 from tests import clips
 from tests.world import (
     KILLED, Run, World, changed_files, clip, corrupt, fake_ffmpeg, make_older, obey_permissions, posix_only,
-    replace_copy, stamps, stop_before_change, temporary_files, tree)
+    replace_copy, stamps, stop_before_change, temporary_files, tree, until)
 
 KILLS = int(os.environ.get("KILLS", "8"))
 META, GT, SHEET, MANIFEST = "sequence_meta.json", "gt.json", "contact_sheet.jpg", "gt_requests.json"
@@ -56,10 +55,6 @@ class Options(NamedTuple):
     def write_records(self, world: World) -> None:
         world.records(*[clips.record(FRAME_IDS, self.box, object_id=number) for number in self.objects])
 
-    def lay_out(self, world: World) -> None:
-        world.video()
-        self.write_records(world)
-
     def prepare(self, world: World, *args: Any, **how: Any) -> Run:
         self.write_records(world)
         stride = ["--stride", self.stride] if self.stride else []
@@ -73,6 +68,13 @@ class Options(NamedTuple):
                 "object_id": "7", "object_type": "Person", "frame_ids": list(range(self.nframes)),
                 "source_frame_ids": self.frame_ids, "init_bbox": list(self.box),
                 "gt_bboxes": {"0": list(self.box)}}
+
+
+@pytest.fixture()
+def world(world: World) -> World:
+    """A world with the video of all sequences."""
+    world.video()
+    return world
 
 
 Outputs = Callable[[Options], Path]
@@ -246,7 +248,6 @@ USERS_FILES = ["notes.txt", ".mine", "masks/f00.png", "frames/f00_mine.png", "fr
 
 @pytest.mark.parametrize("case", SECOND_RUNS)
 def test_files_of_the_user_stay(world: World, undisturbed: Outputs, case: str) -> None:
-    world.video()
     replace_copy(undisturbed(SEVEN), world.output)
     users = {f"{seq_id}/{GT}": data for seq_id, data in zip(SEVEN.seq_ids, USERS_GT.values())}
     users.update({name: b"mine" for name in ["notes.txt", ".mine", "my_results/scores.json"]})
@@ -287,7 +288,6 @@ def make_room_for(path: Path) -> Path:
 @pytest.mark.parametrize("is_prepared", [True, False])
 def test_links_and_pipes_in_place_of_files_are_replaced_and_not_followed(
         world: World, undisturbed: Outputs, kind: str, is_prepared: bool) -> None:
-    world.video()
     target = world.folder / "precious.txt"
     if kind == "link to a file":
         target.write_text("not yours")
@@ -305,7 +305,6 @@ def test_links_and_pipes_in_place_of_files_are_replaced_and_not_followed(
 
 @pytest.mark.parametrize("name", [*OWN_FILES, f"{SEQ_ID}/frames/f05.png", "", SEQ_ID, f"{SEQ_ID}/frames"])
 def test_a_folder_for_a_file_or_a_file_for_a_folder_is_told(world: World, name: str) -> None:
-    world.video()
     mine = world.output / name / "mine.txt" if "." in name else world.output / name
     make_room_for(mine).write_text("mine")
     run = Options().prepare(world)
@@ -324,7 +323,6 @@ SERIES: dict[str, tuple[Options | None, Options]] = {  # what was there, if anyt
 def test_killed_before_every_change_of_a_file(world: World, undisturbed: Outputs, case: str) -> None:
     """A kill leaves what lies there at its moment, so a copy of each moment stands for a kill."""
     first, options = SERIES[case]
-    world.video()
     replace_copy(undisturbed(first), world.output) if first else (world.output / SEQ_ID).mkdir(parents=True)
     mine = world.output / SEQ_ID / "mine.txt"
     mine.write_text("mine", encoding="utf-8")
@@ -383,8 +381,8 @@ def test_a_failure_leaves_the_old_sequence_and_other_videos_are_prepared(
     before = stamps(world.output / SEQ_ID)
     world.video(camera="Camera_12")
     other = clips.record(FRAME_IDS, camera="Camera_12")
-    if case != "no video":
-        world.video()
+    if case == "no video":
+        world.video().unlink()
     world.records(clips.record(FRAME_IDS, OTHER_BOX), other)
     fake, how = fake_ffmpeg(world.folder / "fake", *steps, when="Camera_11.mp4"), {}
     if case == "unreadable video":
@@ -407,8 +405,7 @@ def assert_stopped_without_blame(world: World, run: Run, reason: str) -> None:
 
 @pytest.fixture()
 def world_of_two_videos(world: World) -> World:
-    for camera in ("Camera_11", "Camera_12"):
-        world.video(camera=camera)
+    world.video(camera="Camera_12")
     world.records(*[clips.record(FRAME_IDS, camera=camera) for camera in ("Camera_11", "Camera_12")])
     return world
 
@@ -457,10 +454,8 @@ def mount_disk(world: World) -> Iterator[Callable[[str], None]]:
 @posix_only("disks in memory")
 def test_a_full_disk_stops_the_run(
         world: World, undisturbed: Outputs, each_ffmpeg: str, mount_disk: Callable[[str], None]) -> None:
-    world.video()
     old, new = undisturbed(Options()), undisturbed(ALL_OTHER)
-    images = [path for path in new.rglob("*.png") if path.name not in ("f00.png",)]
-    needed = sum(-(-path.stat().st_size // 4096) * 4096 for path in images)
+    needed = sum(-(-path.stat().st_size // 4096) * 4096 for path in new.rglob("*.png"))
     for share in (0, 0.3, 0.7):
         mount_disk("size=64m")
         replace_copy(old, world.output)
@@ -498,14 +493,10 @@ def test_a_finished_output_may_be_read_only(world: World, undisturbed: Outputs) 
 # ---------------------------------------------------------------- ended while ffmpeg works, or at any moment
 
 
-def wait_until_gone(calls: Sequence[dict[str, Any]]) -> None:
-    """Wait until the ffmpeg of each call has ended."""
-    end = time.monotonic() + 60
-    for call in calls:
-        with contextlib.suppress(OSError):  # no such process
-            while ") Z" not in Path(f"/proc/{call['pid']}/stat").read_text():
-                assert time.monotonic() < end, "it goes on"
-                time.sleep(0.01)
+def is_running(call: dict[str, Any]) -> bool:
+    with contextlib.suppress(OSError):
+        return ") Z" not in Path(f"/proc/{call['pid']}/stat").read_text()
+    return False
 
 
 @posix_only("signals")
@@ -513,7 +504,6 @@ def wait_until_gone(calls: Sequence[dict[str, Any]]) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_while_ffmpeg_works(world: World, undisturbed: Outputs, number: int, target: str) -> None:
     """To the program alone, or to all processes of its terminal."""
-    world.video()
     for call in (1, 3):
         steps = [["sleep", 0.2], ["kill", target, number], ["sleep", 600]]
         fake = fake_ffmpeg(world.folder / f"fake{call}", *steps, from_call=call)
@@ -522,24 +512,22 @@ def test_a_signal_while_ffmpeg_works(world: World, undisturbed: Outputs, number:
         assert run.code == 128 + number and len(run.err.splitlines()) == 1, run
         assert "Run the same command again" in run.err and not temporary_files(run.tree)
         assert len(fake.calls()) == call
-        wait_until_gone(fake.calls())
+        until(lambda fake=fake: not any(map(is_running, fake.calls())))
     assert Options().prepare(world).tree == tree(undisturbed(Options()))
 
 
 @posix_only("signals")
 def test_an_ffmpeg_that_outlives_a_killed_run_does_no_harm(world: World, undisturbed: Outputs) -> None:
-    world.video()
     fake = fake_ffmpeg(world.folder / "fake", ["kill", "parent", 9], ["sleep", 0.5], from_call=3)
     assert ALL_OTHER.prepare(world, env=fake.env, child=True).code == KILLED
     assert ALL_OTHER.prepare(world).code == 0
-    wait_until_gone(fake.calls())
+    until(lambda: not any(map(is_running, fake.calls())))
     make_older(world.output)
     assert ALL_OTHER.prepare(world).tree == tree(undisturbed(ALL_OTHER))
 
 
 def test_leftovers_of_killed_runs_are_removed_after_a_day(world: World, undisturbed: Outputs) -> None:
     """A younger one may be in use, perhaps on another node of a cluster."""
-    world.video()
     killed = Options().prepare(world, changes=stop_before_change(world.output, 1, name=META))
     leftovers = temporary_files(killed.tree)
     assert killed.code == KILLED and leftovers
@@ -564,7 +552,7 @@ def seconds_of_a_run(undisturbed: Outputs, tmp_path_factory: pytest.TempPathFact
 
 @pytest.mark.parametrize("seed", range(KILLS))
 def test_random_kills(world: World, undisturbed: Outputs, seconds_of_a_run: float, seed: int) -> None:
-    THREE.lay_out(world)
+    THREE.write_records(world)
     dice, wanted = random.Random(seed), tree(undisturbed(THREE))
     for _ in range(1 + seed % 3):
         process = world.start(nframes=3)
@@ -594,14 +582,15 @@ def assert_all_prepared(world: World, undisturbed: Outputs, *processes: subproce
 @pytest.mark.parametrize("changes", [{}, {"disable_locks": {}}], ids=["locks", "no locks"])
 @pytest.mark.parametrize("parts", PARTS)
 def test_runs_started_together(world: World, undisturbed: Outputs, parts: str, changes: Any) -> None:
-    THREE.lay_out(world)
+    THREE.write_records(world)
     (world.folder / "elsewhere").mkdir()
     world.output.symlink_to(world.folder / "elsewhere")  # the output folder itself may be a link
     runs = [world.start("--sequences", *seq_ids, nframes=3, changes=changes) for seq_ids in PARTS[parts]]
     assert_all_prepared(world, undisturbed, *runs)
 
 
-def start_and_pause(world: World, *args: Any, number: int, name: str = "", **changes: Any) -> subprocess.Popen[str]:
+def start_and_pause(
+        world: World, *args: Any, number: int, name: str = "", **changes: Any) -> subprocess.Popen[str]:
     """Start a run and wait until it stands before a change of a file."""
     world.output.mkdir()
     pause = stop_before_change(world.output, number, signal.SIGSTOP, name)
@@ -616,7 +605,7 @@ def start_and_pause(world: World, *args: Any, number: int, name: str = "", **cha
 def test_a_run_that_pauses_is_not_disturbed(
         world: World, undisturbed: Outputs, parts: str, number: int) -> None:
     """By another one that comes and goes, where there are no locks."""
-    THREE.lay_out(world)
+    THREE.write_records(world)
     mine, *others = PARTS[parts]
     first = start_and_pause(world, "--sequences", *mine, number=number, disable_locks={})
     try:
@@ -632,7 +621,7 @@ def test_a_run_that_pauses_is_not_disturbed(
 def test_runs_with_different_options_leave_no_mixture(world: World, undisturbed: Outputs) -> None:
     """One stands before the last file of a sequence while the other begins."""
     several = [Options(3), Options(3, stride=5)]
-    several[0].lay_out(world)
+    several[0].write_records(world)
     first = start_and_pause(world, number=1, name=META)
     second = world.start("--stride", 5, nframes=3)
     with contextlib.suppress(subprocess.TimeoutExpired):

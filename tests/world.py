@@ -194,7 +194,8 @@ class World:
         own.update({} if nframes is None else {"--nframes": nframes})
         if "--demo" not in names:  # the demo has a benchmark and a video of its own
             own.update({"--benchmark": self.benchmark, **self.source})
-        return [text for name, value in own.items() if name not in names for text in (name, str(value))] + given
+        pairs = [(name, str(value)) for name, value in own.items() if name not in names]
+        return [text for pair in pairs for text in pair] + given
 
     def output_of(self, arguments: Sequence[str]) -> Path:
         named = [after for name, after in zip(arguments, arguments[1:]) if name == "--output-dir"]
@@ -345,8 +346,8 @@ def obey_permissions() -> None:
 
 def stop_before_change(folder: Path, number: int, signal_number: int = 9, name: str = "") -> Changes:
     """Return the change that lets a run send itself a signal right before its number-th change of a file."""
-    return {"stop_before_change": {"folder": str(folder), "number": number, "signal_number": int(signal_number),
-                                   "name": name}}
+    arguments = {"folder": str(folder), "number": number, "signal_number": int(signal_number), "name": name}
+    return {"stop_before_change": arguments}
 
 
 # ---------------------------------------------------------------- programs in place of ffmpeg
@@ -384,7 +385,9 @@ def _make_launcher(folder: Path) -> Path:
         from distlib.scripts import ScriptMaker
 
         (folder / "ffmpeg.py").write_text("#!python\n" + source, encoding="utf-8")
-        ScriptMaker(str(folder), str(folder)).make("ffmpeg.py")
+        maker = ScriptMaker(str(folder), str(folder))
+        maker.force = True
+        maker.make("ffmpeg.py")
         return folder / "ffmpeg.exe"
     return write_program(folder / "ffmpeg", f"#!{sys.executable} -IS\n{source}")
 
