@@ -1,16 +1,11 @@
-"""Times the program beside other ways to the same PNGs: `python tests/bench.py` (Linux, macOS; 5 minutes).
+"""Time the program beside the fastest ffmpeg commands for the same PNGs: `python tests/bench.py`, 5 minutes.
 
-Every row is a whole process from start to end. The rows of a table take turns, round by round, so that a machine that
-slows down slows them all. What is not installed is named and left out. No test: run it by hand.
+Each way is a whole process. The ways take turns, so a machine that slows down slows them all. This is no
+test; it makes the numbers under Speed in README.
 """
 from __future__ import annotations
 
-import argparse
-import importlib.util
-import json
 import os
-import platform
-import resource
 import shutil
 import subprocess
 import sys
@@ -18,245 +13,83 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median
-from typing import Any, Callable, Iterable, List, NamedTuple, Sequence
+from typing import Any, Sequence
+
+import clips
 
 PROGRAM = Path(__file__).resolve().parent.parent / "prepare_sot_dataset.py"
-FPS, GOP, STRIDE, PART_FRAMES, PARTS = 30, 250, 15, 500, 12
-FIRST = 4100  # two thirds into the clip, 100 frames behind a key frame
-SCENE, CAMERA, SUBDIR = "Bench_000", "Camera_01", "MTMC_Tracking_2025"
-BOX = [400.0, 300.0, 480.0, 520.0]
-SEQUENCE_STARTS = [150 + 263 * index for index in range(20)]  # at all distances from a key frame
-
-FLOOR = ("color=c=0x8c8a84:s=1920x1080:r=30,format=yuv420p,noise=alls=100,gblur=sigma=8,"
-         "drawgrid=w=160:h=120:t=3:c=0x5e5a52,loop=loop=-1:size=1")
-TARGET = "color=c=%s:s=%s:r=30,format=yuv420p,noise=alls=40,gblur=sigma=2,loop=loop=-1:size=1"
-SCENERY = ("[0][1]overlay=x='mod(3*n,1900)':y='300+100*sin(n/40)'[a];"
-           "[a][2]overlay=x='1700-mod(2*n,1700)':y=640,noise=c0s=8:c0f=t")  # the last is the sensor's noise
-
-PYAV = """
-import sys, av
-clip, out, *ids = sys.argv[1:]
-with av.open(clip) as file:
-    stream = file.streams.video[0]
-    stream.thread_type = "AUTO"
-    index_of = {round(int(k) / 30 / stream.time_base): index for index, k in enumerate(ids)}
-    file.seek(min(index_of), stream=stream)
-    for frame in file.decode(stream):
-        if frame.pts in index_of:
-            frame.to_image().save("%s/f%02d.png" % (out, index_of[frame.pts]), compress_level=1)
-        if frame.pts >= max(index_of):
-            break
-"""
-WATCHED = """
-import json, resource, runpy, sys
-children, sys.argv = [], sys.argv[1:]
-sys.addaudithook(lambda event, args: children.append(1) if event == "subprocess.Popen" else None)
-try:
-    runpy.run_path(sys.argv[0], run_name="__main__")
-except SystemExit as end:
-    print(json.dumps({"exit": end.code, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
-                      "children": len(children), "imported": sorted({"cv2", "huggingface_hub", "PIL"} & set(sys.modules))}))
-"""
-Commands = List[List[str]]
-Way = Callable[[Path], Commands]  # output folder -> what to run, one command after the other
+FPS, STRIDE, ROUNDS = 30, 15, 5
+FIRST = 4100  # 100 frames behind a keyframe
+STARTS = [150 + 263 * index for index in range(20)]  # at all distances from a keyframe
+SCENERY = ("color=c=0x8c8a84:s=1920x1080:r=30,noise=alls=100,gblur=sigma=8,loop=-1:1[floor];"
+           "color=c=0xd9822b:s=140x240:r=30,noise=alls=40,gblur=sigma=2,loop=-1:1[target];"
+           "[floor][target]overlay=x='mod(3*n,1900)':y='300+100*sin(n/40)',noise=c0s=8:c0f=t")
+Commands = Sequence[Sequence[str]]
 
 
-class Timed(NamedTuple):
-    seconds: float
-    cpu_seconds: float
+def make_clip(path: Path) -> None:
+    """Encode 500 frames of 1080p with a keyframe every 250, and repeat them."""
+    part = path.with_name("part.mp4")
+    rate = ["-b:v", "5M", "-maxrate", "6M", "-bufsize", "6M", "-g", "250", "-keyint_min", "250"]
+    clips.run_ffmpeg(["-filter_complex", SCENERY, "-frames:v", "500", "-pix_fmt", "yuv420p",
+                      "-c:v", "libx264", "-preset", "veryfast", "-sc_threshold", "0", *rate, str(part)])
+    clips.run_ffmpeg(["-stream_loop", "11", "-i", str(part), "-c", "copy", str(path)])
 
 
-def output_of(command: Sequence[str]) -> str:
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)
-    if done.returncode:
-        raise SystemExit("failed: {}\n{}".format(" ".join(command), done.stderr.decode("utf-8", "replace")))
-    return done.stdout.decode("utf-8", "replace")
-
-
-def watched(code: str, *args: Any) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(output_of([sys.executable, "-c", code, *map(str, args)]).splitlines()[-1])
-    return found
-
-
-def megabytes(peak: int) -> float:
-    return peak / (1e6 if sys.platform == "darwin" else 1e3)
-
-
-def make_clip(ffmpeg: str, clip: Path) -> None:
-    """Two GOPs are encoded, the rest of the clip repeats them."""
-    part, whole = clip.with_name("part.mp4"), clip.with_name("whole.mp4")
-    quiet = [ffmpeg, "-nostdin", "-loglevel", "error", "-y"]
-    sources = [item for source in (FLOOR, TARGET % ("0xd9822b", "140x240"), TARGET % ("0x2b52a8", "220x160"))
-               for item in ("-f", "lavfi", "-i", source)]
-    output_of([*quiet, *sources, "-filter_complex", SCENERY, "-frames:v", str(PART_FRAMES), "-pix_fmt", "yuv420p",
-               "-c:v", "libx264", "-preset", "veryfast", "-b:v", "5M", "-maxrate", "6M", "-bufsize", "6M",
-               "-g", str(GOP), "-keyint_min", str(GOP), "-sc_threshold", "0", str(part)])
-    output_of([*quiet, "-stream_loop", str(PARTS - 1), "-i", str(part), "-c", "copy", str(whole)])
-    part.unlink()
-    whole.rename(clip)
-
-
-def ids_from(start: int, count: int) -> list[int]:
+def frame_ids_from(start: int, count: int) -> list[int]:
     return [start + index * STRIDE for index in range(count)]
 
 
-def record(ids: Sequence[int], name: str = "1") -> dict[str, Any]:
-    return {"seq_id": "%s__%s__%d__obj%s" % (SCENE, CAMERA, ids[0], name), "scene": SCENE, "camera": CAMERA,
-            "object_id": name, "object_type": "Robot", "init_frame_id": ids[0], "init_bbox": BOX,
-            "canonical_frame_ids": list(ids), "clip_fps": float(FPS)}
-
-
-def write_benchmark(path: Path, records: Iterable[dict[str, Any]]) -> Path:
-    with path.open("w", encoding="ascii") as file:
-        file.writelines(json.dumps(item) + "\n" for item in records)
-    return path
-
-
-def program_arguments(benchmark: Path, video_dir: Path, out: Path, nframes: int = 8) -> list[str]:
-    return [str(PROGRAM), "--benchmark", str(benchmark), "--video-dir", str(video_dir), "--repo-subdir", SUBDIR,
-            "--output-dir", str(out), "--nframes", str(nframes)]
-
-
-def single_call(ffmpeg: str, clip: Path, ids: Sequence[int], out: Path, prefix: str = "f") -> list[str]:
-    passthrough = ["-fps_mode", "passthrough"] if "-fps_mode" in output_of([ffmpeg, "-h", "long"]) else ["-vsync", "0"]
-    start = ids[0] - 0.5
-    wanted = "+".join(f"between(t,{(k - 0.5 - start) / FPS:.4f},{(k + 0.5 - start) / FPS:.4f})" for k in ids)
-    return [ffmpeg, "-nostdin", "-loglevel", "error", "-ss", "%.4f" % (start / FPS), "-i", str(clip),
-            "-vf", f"select='{wanted}'", *passthrough, "-frames:v", str(len(ids)), "-compression_level", "1",
-            "-pred", "up", "-start_number", "0", str(out / (prefix + "%02d.png"))]
-
-
-def timed(commands: Commands) -> Timed:
-    def cpu() -> float:
-        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return usage.ru_utime + usage.ru_stime
-
-    start, cpu_start = time.perf_counter(), cpu()
-    for command in commands:
-        output_of(command)
-    return Timed(time.perf_counter() - start, cpu() - cpu_start)
-
-
-def fresh(out: Path) -> Path:
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
-    return out
-
-
-def take_turns(ways: dict[str, Way], scratch: Path, rounds: int) -> dict[str, list[Timed]]:
-    """All ways once to warm up, then `rounds` times. Their last outputs stay in folders named 0, 1, ..."""
-    times: dict[str, list[Timed]] = {name: [] for name in ways}
-    for number in range(rounds + 1):
-        for index, (name, way) in enumerate(ways.items()):
-            taken = timed(way(fresh(scratch / str(index))))
-            if number:
-                times[name].append(taken)
-    return times
-
-
-def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    print(f"**{title}**\n")
-    print("| {} |\n|{}".format(" | ".join(header), " --- |" * len(header)))
-    for row in rows:
-        print("| {} |".format(" | ".join(row)))
-    print(flush=True)
-
-
-def time_cells(times: Sequence[Timed], single: Sequence[Timed], per: int = 1) -> list[str]:
-    """Medians, and the median of the ratios within each round."""
-    return ["%.2f" % (median(t.seconds for t in times) / per),
-            f"{median(t.seconds / s.seconds for t, s in zip(times, single)):.2f}",
-            "%.2f" % (median(t.cpu_seconds for t in times) / per)]
-
-
 class Bench:
-    def __init__(self, ffmpeg: str, clip: Path, scratch: Path, rounds: int):
-        self.ffmpeg, self.clip, self.scratch, self.rounds = ffmpeg, clip, scratch, rounds
-        self.video_dir = scratch / "videos"
-        linked = self.video_dir / SUBDIR / "val" / SCENE / "videos" / (CAMERA + ".mp4")
-        linked.parent.mkdir(parents=True)
-        linked.symlink_to(clip)
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.output = folder, folder / "out"
+        self.clip = folder / "val/Warehouse_016/videos/Camera_11.mp4"
+        self.clip.parent.mkdir(parents=True)
+        make_clip(self.clip)
 
-    def one_sequence(self, count: int) -> None:
-        ffmpeg, clip, ids = self.ffmpeg, self.clip, ids_from(FIRST, count)
-        benchmark = write_benchmark(self.scratch / "one.jsonl", [record(ids)])
-        ways: dict[str, Way] = {
-            "this program": lambda out: [[sys.executable, *program_arguments(benchmark, self.video_dir, out, count)]],
-            "ffmpeg, one call": lambda out: [single_call(ffmpeg, clip, ids, out)]}
-        if importlib.util.find_spec("av"):
-            ways["PyAV, PNG level 1"] = lambda out: [[sys.executable, "-c", PYAV, str(clip), str(out), *map(str, ids)]]
-        times = take_turns(ways, self.scratch, self.rounds)
-        pictures = [sorted(path for path in (self.scratch / str(index)).rglob("f*[0-9].png")) for index in range(len(ways))]
-        rows = [[name, *time_cells(times[name], times["ffmpeg, one call"]),
-                 "%.1f" % (sum(path.stat().st_size for path in paths) / 1e6)] for name, paths in zip(ways, pictures)]
-        print_table("1 sequence, %d frames" % count, ("", "seconds", "x one call", "CPU s", "PNG MB"), rows)
+    def by_program(self, records: Sequence[dict[str, Any]], nframes: int = 8) -> Commands:
+        benchmark = clips.write_benchmark(self.folder / f"{len(records)}_{nframes}.jsonl", records)
+        return [[sys.executable, str(PROGRAM), "--benchmark", str(benchmark), "--video-dir", str(self.folder),
+                 "--output-dir", str(self.output), "--nframes", str(nframes)]]
 
-    def many_sequences(self) -> None:
-        groups = [ids_from(start, 8) for start in SEQUENCE_STARTS]
-        benchmark = write_benchmark(self.scratch / "many.jsonl", map(record, groups))
-        ways: dict[str, Way] = {
-            "this program": lambda out: [[sys.executable, *program_arguments(benchmark, self.video_dir, out)]],
-            "ffmpeg, one call each": lambda out: [single_call(self.ffmpeg, self.clip, ids, out, "%d_f" % ids[0])
-                                                  for ids in groups]}
-        times = take_turns(ways, self.scratch, max(1, self.rounds // 2))
-        out = fresh(self.scratch / "watched")
-        peak = megabytes(watched(WATCHED, *program_arguments(benchmark, self.video_dir, out))["peak"])
-        shutil.rmtree(out)
-        print_table("%d sequences of one video, 8 frames" % len(groups),
-                    ("", "seconds per sequence", "x one call", "CPU s per sequence", "peak memory of Python"),
-                    [[name, *time_cells(taken, times["ffmpeg, one call each"], len(groups)),
-                      f"{peak:.0f} MB" if index == 0 else ""] for index, (name, taken) in enumerate(times.items())])
+    def by_ffmpeg(self, frame_ids: Sequence[int]) -> list[str]:
+        """Return one command for these frames; nothing is proven, nothing is drawn."""
+        start = (frame_ids[0] - 0.5) / FPS
+        times = [frame_id / FPS - start for frame_id in frame_ids]
+        wanted = "+".join(f"between(t,{middle - 0.5 / FPS:.4f},{middle + 0.5 / FPS:.4f})" for middle in times)
+        images = ["-compression_level", "1", "-pred", "up", str(self.output / f"{frame_ids[0]}_%02d.png")]
+        return [clips.ffmpeg_exe(), "-nostdin", "-loglevel", "error", "-ss", f"{start:.4f}",
+                "-i", str(self.clip), "-vf", f"select='{wanted}'", *clips.passthrough_args(),
+                "-frames:v", str(len(frame_ids)), *images]
 
-    def nothing_to_do(self, count: int) -> None:
-        ids, first, out = ids_from(FIRST, 8), self.scratch / "first", fresh(self.scratch / "ready")
-        benchmark = write_benchmark(self.scratch / "first.jsonl", [record(ids)])
-        output_of([sys.executable, *program_arguments(benchmark, self.video_dir, first)])
-        no_videos = fresh(self.scratch / "no_videos")  # so that whatever is not ready fails
-        records = [record(ids, str(number)) for number in range(1, count + 1)]
-        for item in records:
-            copy_ready(first / record(ids)["seq_id"], out / item["seq_id"], item)
-        arguments = program_arguments(write_benchmark(self.scratch / "ready.jsonl", records), no_videos, out)
-        seen = watched(WATCHED, *arguments)
-        if seen["exit"]:
-            raise SystemExit("the copied sequences are not ready for the program")
-        times = [timed([[sys.executable, *arguments]]) for _ in range(self.rounds)]
-        print_table("Nothing to do (8 frames each; the images are hard links to the same ones)",
-                    ("ready sequences", "seconds", "CPU s", "peak memory", "of cv2, huggingface_hub, PIL imported",
-                     "child processes"),
-                    [[str(count), *time_cells(times, times)[::2], "{:.0f} MB".format(megabytes(seen["peak"])),
-                      ", ".join(seen["imported"]) or "none", str(seen["children"])]])
+    def compare(self, title: str, *ways: Commands, keep_output: bool = False) -> None:
+        """Print the median seconds of each way, and the ratio of the first to the last."""
+        seconds: list[list[float]] = [[] for _ in ways]
+        for _ in range(ROUNDS + 1):
+            for times, commands in zip(seconds, ways):
+                if not keep_output:
+                    shutil.rmtree(str(self.output), ignore_errors=True)
+                self.output.mkdir(exist_ok=True)
+                start = time.perf_counter()
+                for command in commands:
+                    subprocess.run(command, check=True, capture_output=True)
+                times.append(time.perf_counter() - start)
+        medians = [median(times[1:]) for times in seconds]  # the first round warms up
+        print(f"{title}: {medians}, ratio {medians[0] / medians[-1]:.2f}", flush=True)
 
-
-def copy_ready(prepared: Path, copy: Path, item: dict[str, Any]) -> None:
-    meta = json.loads((prepared / "sequence_meta.json").read_text(encoding="utf-8"))
-    label = "%s/%s/%d/obj%s" % (SCENE, CAMERA, item["init_frame_id"], item["object_id"])
-    meta.update(seq_id=item["seq_id"], object_id=item["object_id"], label=label)
-    (copy / "frames").mkdir(parents=True)
-    for image in (prepared / "frames").iterdir():
-        os.link(str(image), str(copy / "frames" / image.name))
-    (copy / "sequence_meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="ascii")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="after one to warm up (default: %(default)s)")
-    parser.add_argument("--keep-clip", metavar="PATH", type=Path, help="make the clip here, or use the one that is there")
-    args = parser.parse_args()
-    ffmpeg = shutil.which("ffmpeg") or parser.error("ffmpeg must be on PATH")
-    with tempfile.TemporaryDirectory() as folder:
-        clip = (args.keep_clip or Path(folder, "clip.mp4")).resolve()
-        if not clip.exists():
-            make_clip(ffmpeg, clip)
-        version = output_of([ffmpeg, "-version"]).split()[2]
-        print("%d CPUs, ffmpeg %s, Python %s; 1080p H.264, %d frames, %.0f MB, a key frame every %d; medians of %d rounds\n"
-              % (os.cpu_count() or 0, version, platform.python_version(), PARTS * PART_FRAMES, clip.stat().st_size / 1e6,
-                 GOP, args.rounds), flush=True)
-        bench = Bench(ffmpeg, clip, Path(folder), args.rounds)
-        bench.one_sequence(8)
-        bench.one_sequence(32)
-        bench.many_sequences()
-        bench.nothing_to_do(200)
+    def measure(self) -> None:
+        for count in (8, 32):
+            frame_ids = frame_ids_from(FIRST, count)
+            program = self.by_program([clips.record(frame_ids)], count)
+            self.compare(f"{count} frames, program and ffmpeg", program, [self.by_ffmpeg(frame_ids)])
+        series = [frame_ids_from(start, 8) for start in STARTS]
+        program = self.by_program([clips.record(frame_ids) for frame_ids in series])
+        self.compare("20 sequences, program and ffmpeg", program, [self.by_ffmpeg(ids) for ids in series])
+        program = self.by_program([clips.record(series[0], object_id=number) for number in range(200)])
+        self.compare("200 sequences that are ready", program, keep_output=True)
 
 
 if __name__ == "__main__":
-    main()
+    print(f"{os.cpu_count()} CPUs; seconds are medians of {ROUNDS} rounds", flush=True)
+    with tempfile.TemporaryDirectory() as name:
+        Bench(Path(name)).measure()

@@ -1,4 +1,4 @@
-"""Small test videos: every picture shows its own index, every kind has its own traps (see KINDS)."""
+"""Make small test videos: every picture shows its own index, and every kind has its own traps (see KINDS)."""
 from __future__ import annotations
 
 import contextlib
@@ -36,37 +36,37 @@ Maker = Callable[[Path], None]
 # ---------------------------------------------------------------- ffmpeg
 
 def ffmpegs() -> list[str]:
-    """All that this machine has to test with; TEST_FFMPEG leaves no choice."""
-    named = os.environ.get("TEST_FFMPEG")
-    found = [named or shutil.which("ffmpeg")]
-    if not named:
+    """Return the ffmpeg programs of this machine, or only the one in TEST_FFMPEG."""
+    chosen = os.environ.get("TEST_FFMPEG")
+    programs = [chosen or shutil.which("ffmpeg")]
+    if not chosen:
         with contextlib.suppress(ImportError, RuntimeError):
             import imageio_ffmpeg
-            found.append(str(imageio_ffmpeg.get_ffmpeg_exe()))
-    return [exe for exe in dict.fromkeys(found) if exe]
+            programs.append(str(imageio_ffmpeg.get_ffmpeg_exe()))
+    return [exe for exe in dict.fromkeys(programs) if exe]
 
 def ffmpeg_exe() -> str:
     return ffmpegs()[0]
 
 def run_ffmpeg(args: Sequence[str], stdin: bytes = b"", loglevel: str = "error") -> tuple[bytes, str]:
     command = [ffmpeg_exe(), "-hide_banner", "-nostats", "-loglevel", loglevel, "-y", *args]
-    done = subprocess.run(command, input=stdin, capture_output=True)
-    messages = done.stderr.decode("utf-8", "replace")
-    if done.returncode:
-        raise RuntimeError("{} failed:\n{}".format(" ".join(command), messages))
-    return done.stdout, messages
+    result = subprocess.run(command, input=stdin, capture_output=True)
+    log = result.stderr.decode("utf-8", "replace")
+    if result.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{log}")
+    return result.stdout, log
 
 @functools.lru_cache(maxsize=None)
-def _says(exe: str, *topic: str) -> str:
-    return subprocess.run([exe, "-hide_banner", *topic], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                          stdin=subprocess.DEVNULL).stdout.decode("utf-8", "replace")
+def _help_text(exe: str, *topic: str) -> str:
+    result = subprocess.run([exe, "-hide_banner", *topic], capture_output=True, stdin=subprocess.DEVNULL)
+    return result.stdout.decode("utf-8", "replace")
 
 def passthrough_args() -> list[str]:
-    known = "-fps_mode" in _says(ffmpeg_exe(), "-h", "long")
-    return ["-fps_mode", "passthrough"] if known else ["-vsync", "0"]
+    has_fps_mode = "-fps_mode" in _help_text(ffmpeg_exe(), "-h", "long")
+    return ["-fps_mode", "passthrough"] if has_fps_mode else ["-vsync", "0"]
 
 def has_encoder(name: str) -> bool:
-    return name in re.findall(r"^ [VA]\S+ (\S+)", _says(ffmpeg_exe(), "-encoders"), re.M)
+    return name in re.findall(r"^ [VA]\S+ (\S+)", _help_text(ffmpeg_exe(), "-encoders"), re.M)
 
 
 # ---------------------------------------------------------------- pictures
@@ -86,7 +86,7 @@ def _index_row(index: int) -> bytes:
 
 @functools.lru_cache(maxsize=None)
 def picture(index: int) -> bytes:
-    """One yuv420p picture: the index, its complement, and texture that moves by 3 samples a frame."""
+    """Return a yuv420p picture: the index, its complement, and texture that moves by 3 samples a frame."""
     if not 0 <= index < 1 << INDEX_BITS:
         raise ValueError(f"the picture has room for {INDEX_BITS} bits")
     number = _index_row(index) * BLOCK + _index_row(~index) * BLOCK
@@ -99,15 +99,16 @@ def picture(index: int) -> bytes:
     return number + texture + b"".join(colour)
 
 def read_index(rgb: bytes, width: int, height: int) -> int:
+    """Return the index that a picture shows; raise ValueError if it shows none."""
     if len(rgb) != width * height * 3 or width < WIDTH or height < 2 * BLOCK:
         raise ValueError(f"not a {width}x{height} picture of these clips")
 
     def number_at(row: int) -> int:
-        found = 0
+        number = 0
         for left in range(BLOCK // 2 - 3, WIDTH, BLOCK):
-            places = [(row + y) * width + left + x for y in range(6) for x in range(6)]
-            found = found << 1 | (sum(rgb[3 * at + 1] for at in places) > 128 * len(places))
-        return found
+            samples = [rgb[3 * ((row + y) * width + left + x) + 1] for y in range(6) for x in range(6)]
+            number = number << 1 | (sum(samples) > 128 * len(samples))
+        return number
 
     number, complement = number_at(BLOCK // 2 - 3), number_at(3 * BLOCK // 2 - 3)
     if number ^ complement != (1 << INDEX_BITS) - 1:
@@ -126,18 +127,19 @@ def read_png(path: PathLike) -> Picture:
         return Picture(image.width, image.height, image.tobytes())
 
 def full_decode(path: PathLike) -> list[Picture]:
+    """Return all pictures of the first video stream that is no cover art."""
     # PPM is the raw RGB24 picture behind a header that tells its size.
     stream, _ = run_ffmpeg(["-i", str(path), "-map", "0:V:0", *passthrough_args(),
                             "-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "-"])
-    found, at = [], 0
-    while at < len(stream):
-        header = re.compile(rb"P6\n(\d+) (\d+)\n255\n").match(stream, at)
+    pictures, offset = [], 0
+    while offset < len(stream):
+        header = re.compile(rb"P6\n(\d+) (\d+)\n255\n").match(stream, offset)
         if header is None:
             raise RuntimeError(f"{path}: a full decode gave something else than pictures")
         width, height = map(int, header.groups())
-        at = header.end() + width * height * 3
-        found.append(Picture(width, height, stream[header.end():at]))
-    return found
+        offset = header.end() + width * height * 3
+        pictures.append(Picture(width, height, stream[header.end():offset]))
+    return pictures
 
 
 # ---------------------------------------------------------------- boxes of an MP4 file
@@ -168,13 +170,13 @@ def boxes(data: Data, start: int = 0, end: int = -1, parent: str = "") -> Iterat
         start += size
 
 def the_box(data: Data, path: str) -> Box:
-    found = [box for box in boxes(data) if box.path == path]
-    if len(found) != 1:
-        raise RuntimeError(f"{len(found)} boxes {path} instead of one")
-    return found[0]
+    matches = [box for box in boxes(data) if box.path == path]
+    if len(matches) != 1:
+        raise RuntimeError(f"{len(matches)} boxes {path} instead of one")
+    return matches[0]
 
 def replace_box(data: bytearray, path: str, payload: bytes) -> None:
-    """Sample tables hold offsets from the file's start: fit only for a file whose moov comes last."""
+    """Replace the content of a box in a file whose moov comes last, so that no offset changes."""
     box = the_box(data, path)
     if the_box(data, "moov").end != len(data):
         raise RuntimeError("moov is not the last box")
@@ -326,7 +328,7 @@ class Kind(NamedTuple):
 
     def missing(self) -> str:
         there = any(has_encoder(name) for name in self.encoders)
-        return "" if there else "this ffmpeg has no encoder {}".format(" or ".join(self.encoders))
+        return "" if there else f"this ffmpeg has no encoder {' or '.join(self.encoders)}"
 
 SOME = -1
 H264, H265, LAST_95 = ("libx264",), ("libx265",), range(FRAMES - 95, FRAMES)
@@ -401,30 +403,30 @@ KINDS: dict[str, Kind] = {
 
 @functools.lru_cache(maxsize=None)
 def clip_folder(exe: str) -> Path:
-    """For clips by this ffmpeg and this file; all workers share it, and so do the runs to come."""
-    told = _says(exe, "-version").encode() + Path(__file__).read_bytes()
-    name = f"sot_clips_{getpass.getuser()}_{hashlib.sha256(told).hexdigest()[:16]}"
+    """Return the folder of the clips by this ffmpeg and this file, for all workers and the runs to come."""
+    origin = _help_text(exe, "-version").encode() + Path(__file__).read_bytes()
+    name = f"sot_clips_{getpass.getuser()}_{hashlib.sha256(origin).hexdigest()[:16]}"
     folder = Path(tempfile.gettempdir(), name)
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder
 
 def clip(kind: str) -> Path:
-    """The clip of this kind, to be read only."""
+    """Return the path of the clip of this kind, which must not be changed."""
     folder = clip_folder(ffmpeg_exe())
-    made = folder / (kind + ".mp4")
-    if not made.exists():
+    path = folder / f"{kind}.mp4"
+    if not path.exists():
         with tempfile.TemporaryDirectory(dir=str(folder)) as scratch:
-            KINDS[kind].make(Path(scratch, made.name))
-            os.replace(str(Path(scratch, made.name)), str(made))
-    return made
+            KINDS[kind].make(Path(scratch, path.name))
+            os.replace(str(Path(scratch, path.name)), str(path))
+    return path
 
 
 # ---------------------------------------------------------------- what the program reads
 
 def lay_out(folder: PathLike, clip_path: PathLike, scene: str = "Warehouse_016", camera: str = "Camera_11",
             subdir: str = "MTMC_Tracking_2025", split: str = "val") -> Path:
-    """Puts a copy of the clip where the source dataset has its videos."""
-    target = Path(folder) / subdir / split / scene / "videos" / (camera + ".mp4")
+    """Put a copy of the clip where the source dataset has its videos."""
+    target = Path(folder) / subdir / split / scene / "videos" / f"{camera}.mp4"
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(str(clip_path), str(target))
     return target

@@ -1,14 +1,13 @@
-"""A stand-in for the Hugging Face hub, the CDN of plain HTTP and the servers of Xet, with scripted faults.
+"""A stand-in for the Hugging Face hub, the CDN of plain HTTP and the servers of Xet, with faults on demand.
 
     with Hub({"MTMC/val/W/videos/Camera_01.mp4": Path("clip.mp4")}, xet=True) as hub:
         hub.fault("Camera_01.mp4", "reset", stage="xorb", after=1000, times=2)
         subprocess.run([...], env={**os.environ, **hub.env(tmp_path)})
         assert hub.count(host="xorb") == 3 and not hub.bytes_sent("cdn")
 
-By plain HTTP a client asks "hub" for a file's address and "cdn" for the file. By Xet it asks "hub" for its
-hash, "token" (a route of the hub) for an access token, "cas" for a plan, and "xorb" for each part of the plan;
-it checks no hash of what it gets, so SHA-256 does for all hashes here. A client that may not use Xet asks "hub"
-twice for a file that lies on Xet.
+By plain HTTP a client asks "hub" for an address and "cdn" for the file. By Xet it asks "hub" for a hash,
+"token" (a route of the hub) for an access token, "cas" for a plan, and "xorb" for each part of it. The client
+checks no hash of what it gets, so SHA-256 does for all hashes here.
 """
 from __future__ import annotations
 
@@ -18,17 +17,15 @@ import json
 import re
 import select
 import socket
-import socketserver
 import struct
 import sys
 import threading
 import time
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Union
+from typing import Any, Callable, Union
 from urllib.parse import parse_qs, quote, unquote, urlsplit
-import contextlib
 
 Content = Union[bytes, Path]
 
@@ -42,31 +39,15 @@ SIGNED_URLS = {
     "cas": re.compile(r"/(v[12])/reconstructions/([0-9a-f]{64})"),
     "xorb": re.compile(r"/xorbs/(\d+)/([0-9a-f]{64})"),
 }
-
-# kind of fault -> status, X-Error-Code, message
-STATUS_FAULTS: dict[str, tuple[int, str | None, str]] = {
-    "401": (401, None, "Invalid credentials in Authorization header"),
-    "401-repo-not-found": (401, "RepoNotFound", "Repository not found"),
-    "403": (403, None, "Forbidden"),
-    "403-gated": (403, "GatedRepo", "Access to this dataset is restricted and you are not in the authorized list."),
-    "404-entry": (404, "EntryNotFound", "Entry not found"),
-    "404-repo": (404, "RepoNotFound", "Repository not found"),
-    "404-revision": (404, "RevisionNotFound", "Invalid rev id"),
-    "408": (408, None, "Request Timeout"),
-    "416": (416, None, "Requested range not satisfiable"),
-    "425": (425, None, "Too Early"),
-    "429": (429, None, "We had to rate limit you."),
-    "500": (500, None, "Internal Error - We're working hard to fix this as soon as possible!"),
-    "502-proxy": (502, None, "Proxy Error"),
-    "503": (503, None, "Service Unavailable"),
-}
-REASONS = {"502-proxy": "Proxy Error"}  # in the first line of the answer, where it is not the usual one
-BREAKS = {"reset", "stall", "close"}  # after `after` bytes of a file; None: before any answer
-# And on the way of a file, by cdn or xorb:
+# Faults at any stage: an HTTP status, perhaps with an X-Error-Code of the hub ("403-GatedRepo") or an unusual
+# reason ("502 Proxy Error"); or one of these, after `after` bytes of a file, else before any answer:
+BREAKS = ("reset", "stall", "close")
+# And on the way of a file:
 # wrong-bytes: its byte `after` is inverted.
 # wrong-length: half of it (by Xet: of a part), and the answer says so.
 # ignore-range: the whole file, by cdn.
 # expired: the signature of this request, to cdn, is dead from now on; a new one works.
+STATUS = re.compile(r"(\d{3})(?:-(\w+))?(?: (.+))?")
 
 
 @dataclass
@@ -76,8 +57,7 @@ class Fault:
     stage: str  # the host at which it happens
     times: int | None = 1  # None: always
     after: int | None = None
-    retry_after: int | None = None
-    ratelimit: int | None = None  # seconds in a `RateLimit` header
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass
@@ -108,6 +88,7 @@ class Hub:
         self.bandwidth: float | None = None  # bytes a second, for each request to cdn or xorb
         self.repos = {REPO: {path: Blob(content) for path, content in files.items()}}
         self.faults: list[Fault] = []
+        self.before_answer: Callable[[Request], None] = lambda request: None
         self.requests: list[Request] = []
         self.signatures: set[str] = set()
         self.numbers = itertools.count(1)
@@ -129,7 +110,10 @@ class Hub:
             self.refuse(host)
 
     def refuse(self, host: str) -> None:
-        self.listeners[host].stop()
+        """Let nobody answer at this host from now on."""
+        self.listeners[host].stopping.set()
+        self.listeners[host].shutdown()
+        self.listeners[host].server_close()
 
     def put(self, path: str, content: Content) -> None:
         self.repos[REPO][path] = Blob(content)
@@ -157,16 +141,17 @@ class Hub:
     def signed_url(self, address: str, path: str) -> str:
         return f"{address}/{quote(path)}?X-Amz-Expires=3600&X-Amz-Signature={self.sign()}"
 
-    def matching(self, host: str, path_contains: str) -> list[Request]:
+    def requests_for(self, host: str, path: str) -> list[Request]:
+        """Return the requests to a host for files whose path contains this."""
         return [request for request in list(self.requests)
-                if request.host == host and (path_contains in request.path or path_contains in request.file)]
+                if request.host == host and (path in request.path or path in request.file)]
 
-    def count(self, host: str, path_contains: str = "") -> int:
-        return len(self.matching(host, path_contains))
+    def count(self, host: str, path: str = "") -> int:
+        return len(self.requests_for(host, path))
 
-    def bytes_sent(self, host: str, path_contains: str = "") -> int:
-        """What went into the sockets; a client that hung up has not read all of it."""
-        return sum(request.bytes_sent for request in self.matching(host, path_contains))
+    def bytes_sent(self, host: str, path: str = "") -> int:
+        """Return what went into the sockets; a client that hung up has not read all of it."""
+        return sum(request.bytes_sent for request in self.requests_for(host, path))
 
     def env(self, folder: Path) -> dict[str, str]:
         env = {"HF_ENDPOINT": self.endpoint, "HF_HOME": str(folder / "hf_home"),
@@ -174,34 +159,15 @@ class Hub:
         return env if self.xet else {**env, "HF_HUB_DISABLE_XET": "1"}
 
 
-class Listener(socketserver.ThreadingMixIn, socketserver.TCPServer):
-    daemon_threads = True
+class Listener(ThreadingHTTPServer):
     block_on_close = False  # a stalled answer must not hold up the end of a test
     request_queue_size = 128
 
     def __init__(self, hub: Hub, host: str) -> None:
-        self.hub, self.host = hub, host
-        self.connections: set[socket.socket] = set()
-        self.stopping = threading.Event()
+        self.hub, self.host, self.stopping = hub, host, threading.Event()
         super().__init__(("127.0.0.1", 0), Handler)
 
-    def stop(self) -> None:
-        self.stopping.set()
-        self.shutdown()
-        self.server_close()
-        for connection in list(self.connections):
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-
-    def process_request(self, request, client_address) -> None:
-        self.connections.add(request)
-        super().process_request(request, client_address)
-
-    def shutdown_request(self, request) -> None:
-        self.connections.discard(request)
-        super().shutdown_request(request)
-
-    def handle_error(self, request, client_address) -> None:
+    def handle_error(self, request: Any, client_address: Any) -> None:
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)
 
@@ -220,11 +186,15 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
+        if self.server.stopping.is_set():  # on a connection from before
+            self.close_connection = True
+            return
         url = urlsplit(self.path)
         host = "token" if "/xet-read-token/" in url.path else self.server.host
         self.record = Request(host, unquote(url.path), url.query,
                               self.headers.get("Range"), self.headers.get("Authorization"))
         self.hub.requests.append(self.record)
+        self.hub.before_answer(self.record)
         try:
             answer = self.answer_as_hub if self.server.host == "hub" else self.answer_signed
             answer(url.path)
@@ -236,7 +206,7 @@ class Handler(BaseHTTPRequestHandler):
     def answer_as_hub(self, url_path: str) -> None:
         match, host = HUB_URL.fullmatch(url_path), self.record.host
         if match is None:
-            return self.send_status("404-entry")
+            return self.send_status("404-EntryNotFound")
         repo, revision, path = (unquote(part or "") for part in match.groups())
         self.record.file = path
         fault = self.hub.take_fault(path or url_path, host)
@@ -244,16 +214,16 @@ class Handler(BaseHTTPRequestHandler):
             return self.fail_early(fault)
         bearer = self.record.authorization
         if self.hub.token and bearer != f"Bearer {self.hub.token}":
-            return self.send_status("401" if bearer else "401-repo-not-found")
+            return self.send_status("401" if bearer else "401-RepoNotFound")
         if host == "token":  # of an older commit too: a download may go on when the branch has moved
             return self.send_access_token()
         if repo not in self.hub.repos:
-            return self.send_status("404-repo" if bearer else "401-repo-not-found")
+            return self.send_status("404-RepoNotFound" if bearer else "401-RepoNotFound")
         if revision not in ("main", self.hub.commit):
-            return self.send_status("404-revision")
+            return self.send_status("404-RevisionNotFound")
         blob = self.hub.repos[repo].get(path)
         if blob is None:
-            return self.send_status("404-entry")
+            return self.send_status("404-EntryNotFound")
         headers = {"X-Repo-Commit": self.hub.commit, "ETag": f'"{blob.etag}"'}
         if not blob.lfs:
             return self.send_file(blob.data, headers)
@@ -274,7 +244,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_json({"casUrl": self.hub.cas, "accessToken": token, "exp": expires}, **headers)
 
     def answer_signed(self, url_path: str) -> None:
-        """For an access token or a signed address only."""
+        """Answer as cdn, cas or xorb: for a signed address or an access token only."""
         host, hub = self.server.host, self.hub
         match = SIGNED_URLS[host].fullmatch(url_path)
         place, name = match.groups() if match else ("", "")
@@ -283,7 +253,7 @@ class Handler(BaseHTTPRequestHandler):
             self.record.file = unquote(name)
             blob = hub.repos.get(place, {}).get(self.record.file)
         if blob is None:
-            return self.send_status("404-entry")
+            return self.send_status("404")
         if host == "cas":
             key, refusal = (self.record.authorization or "").replace("Bearer ", "", 1), "401"
         else:
@@ -295,7 +265,7 @@ class Handler(BaseHTTPRequestHandler):
         if fault and fault.kind == "expired":
             hub.signatures.discard(key)
             return self.send_status(refusal)
-        if fault and (fault.kind in STATUS_FAULTS or fault.kind in BREAKS and fault.after is None):
+        if fault and (STATUS.fullmatch(fault.kind) or fault.kind in BREAKS and fault.after is None):
             return self.fail_early(fault)
         if host == "cas":
             return self.send_plan(blob)
@@ -311,7 +281,7 @@ class Handler(BaseHTTPRequestHandler):
         return None
 
     def send_plan(self, blob: Blob) -> None:
-        """The parts that hold the wanted bytes; the first may begin earlier, the last end later."""
+        """Send where the parts with the wanted bytes are; the first may begin earlier, the last end later."""
         wanted = parse_range(self.record.range or "bytes=0-", blob.size)
         if wanted is None:
             return self.send_status("416")
@@ -332,7 +302,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_small(200, json.dumps(value).encode(), {"Content-Type": "application/json", **headers})
 
     def send_file(self, data: bytes, headers: dict[str, str], fault: Fault | None = None) -> None:
-        """The wanted range of it, at the hub's bandwidth."""
+        """Send the wanted range of it, at the hub's bandwidth."""
         kind = fault.kind if fault else ""
         if kind == "wrong-length":
             data = data[:len(data) // 2]
@@ -355,15 +325,15 @@ class Handler(BaseHTTPRequestHandler):
             self.record.bytes_sent += len(chunk)
             if self.hub.bandwidth:
                 time.sleep(max(0.0, began + self.record.bytes_sent / self.hub.bandwidth - time.monotonic()))
-        if fault and kind in BREAKS:
+        if kind in BREAKS:
             self.break_off(kind)
         return None
 
     def fail_early(self, fault: Fault) -> None:
-        if fault.kind in STATUS_FAULTS:
-            self.send_status(fault.kind, fault)
-        else:
+        if fault.kind in BREAKS:
             self.break_off(fault.kind)
+        else:
+            self.send_status(fault.kind, dict(fault.headers))
 
     def break_off(self, kind: str) -> None:
         self.close_connection = True
@@ -378,22 +348,17 @@ class Handler(BaseHTTPRequestHandler):
             self.rfile.close()  # holds the socket open otherwise
             self.connection.close()
 
-    def send_status(self, kind: str, fault: Fault | None = None) -> None:
-        status, code, message = STATUS_FAULTS[kind]
-        headers = {"Content-Type": "text/plain"}
+    def send_status(self, kind: str, headers: dict[str, str] | None = None) -> None:
+        status, code, reason = STATUS.fullmatch(kind).groups()  # type: ignore[union-attr]
+        headers = {"Content-Type": "text/plain", **(headers or {})}
         if self.server.host == "hub":
-            headers["X-Error-Message"] = message
-            if code:
-                headers["X-Error-Code"] = code
+            headers.update({"X-Error-Message": "No.", **({"X-Error-Code": code} if code else {})})
             if code == "EntryNotFound":
                 headers["X-Repo-Commit"] = self.hub.commit
-        if fault and fault.retry_after is not None:
-            headers["Retry-After"] = str(fault.retry_after)
-        if fault and fault.ratelimit is not None:
-            headers["RateLimit"] = f'"api";r=0;t={fault.ratelimit}'
-        self.send_small(status, message.encode(), headers, REASONS.get(kind))
+        self.send_small(int(status), b"No.", headers, reason)
 
-    def send_small(self, status: int, body: bytes, headers: dict[str, str], reason: str | None = None) -> None:
+    def send_small(
+            self, status: int, body: bytes, headers: dict[str, str], reason: str | None = None) -> None:
         self.send_head(status, len(body), headers, reason)
         if self.command != "HEAD":
             self.wfile.write(body)
@@ -407,6 +372,6 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def parse_range(header: str, size: int) -> tuple[int, int] | None:
-    first, last = re.fullmatch(r"bytes=(\d+)-(\d*)", header).groups()
+    first, last = re.fullmatch(r"bytes=(\d+)-(\d*)", header).groups()  # type: ignore[union-attr]
     start, stop = int(first), min(size, int(last) + 1) if last else size
     return (start, stop) if start < stop else None

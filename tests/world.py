@@ -1,49 +1,67 @@
-"""A folder in which the program runs: its videos, its benchmark, its environment; and what it did there."""
+"""A folder in which the program runs, with its videos, its benchmark, its environment; and what a run did."""
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import hashlib
+import importlib
+import io
 import json
 import os
 import re
+import shutil
 import signal
 import struct
 import subprocess
 import sys
-import tempfile
 import time
-import warnings
+import unicodedata
 from pathlib import Path
-from typing import IO, Any, Iterator, Mapping, NamedTuple, Optional, Sequence, Union
+from typing import Any, Callable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, TextIO, Union
 from unittest import mock
 
-import pyte
 import pytest
 
 import prepare_sot_dataset as program
 from tests import clips
 from tests.hub_server import Hub
 
-ROOT = Path(__file__).resolve().parent.parent
+TESTS = Path(__file__).resolve().parent
+ROOT = TESTS.parent
 PROGRAM = ROOT / "prepare_sot_dataset.py"
-RETRY_WAITS = "RETRY_DELAYS_S"  # the program's constant with the waits before the retries
-PATIENCE = 120.0  # seconds for one run; a machine may be busy
+TIMEOUT_S = 120.0  # for one run; a machine may be busy
+KILLED = 9 if os.name == "nt" else -9  # the exit code of a process that was killed
 
 Argument = Union[str, int, Path]
 Environment = Mapping[str, Optional[str]]  # None: the variable is taken out
+Changes = Mapping[str, Mapping[str, Any]]  # function of child.py -> its arguments
+Step = List[Any]
+
+
+def posix_only(what: str) -> pytest.MarkDecorator:
+    """Mark a test that needs something which Windows does not have."""
+    return pytest.mark.skipif(os.name == "nt", reason=f"Windows has no {what}")
 
 
 class Run(NamedTuple):
-    code: int  # negative: the signal that ended it
+    """What a run of the program did."""
+    code: int
     out: str
     err: str
-    tree: dict[str, str]  # of the output folder
-    children: tuple[tuple[str, ...], ...] = ()  # the commands that were started, by a run in this process
+    tree: dict[str, str]  # of the output folder, see tree()
+    children: tuple[tuple[str, ...], ...] = ()  # that it started; known for runs in this process
 
     @property
     def errors(self) -> list[str]:
         return [line for line in self.err.splitlines() if line.startswith("ERROR:")]
+
+
+def assert_explained(run: Run) -> None:
+    """The run ended well or says why, shows no traceback, and writes nothing that could steer a terminal."""
+    text = (run.out + run.err).replace("\n", "")
+    assert run.code in (0, 1, 2) and "Traceback" not in run.err, run
+    assert not {unicodedata.category(char) for char in text} & {"Cc", "Cf", "Cs"}, run
+    assert not run.code or re.search("^(ERROR|prepare_sot_dataset.py: error): .{18}", run.err, re.M), run
 
 
 class World:
@@ -52,97 +70,102 @@ class World:
         self.videos, self.output, self.cache = folder / "videos", folder / "out", folder / "cache"
         self.benchmark = folder / "benchmark.jsonl"
         self.videos.mkdir()
-        self.defaults: dict[str, Path] = {"--benchmark": self.benchmark, "--video-dir": self.videos,
-                                          "--output-dir": self.output}
-        # Whatever the machine has set up for the hub stays out, and no test reaches the real one.
-        self.env: dict[str, str | None] = {name: None for name in os.environ if re.match(
-            "HF_|HUGGING|TRANSFORMERS_|FFREPORT|COLUMNS|LINES|(?i:.*_proxy$)", name)}
+        self.source: dict[str, Path] = {"--video-dir": self.videos}
+        # No setting of this machine for the hub gets in, and no test reaches the real hub.
+        ours = re.compile("HF_|HUGGING|TRANSFORMERS_|FFREPORT|COLUMNS|LINES|(?i:.*_proxy$)")
+        self.env: dict[str, str | None] = {name: None for name in os.environ if ours.match(name)}
         self.env.update(HF_ENDPOINT="http://127.0.0.1:1", HF_HOME=str(folder / "hf_home"),
                         HF_HUB_DISABLE_TELEMETRY="1", NO_PROXY="127.0.0.1,localhost",
                         no_proxy="127.0.0.1,localhost", PYTHONDONTWRITEBYTECODE="1")
         self.only_as_child = False
 
+    # ------------------------------------------------------------ what the program reads
+
     def video(self, kind: str = "mpeg4_bframes", camera: str = "Camera_11", scene: str = "Warehouse_016",
               **place: str) -> Path:
+        """Put a clip where the benchmark's records look for it; return its path."""
         return clips.lay_out(self.videos, clip(kind), scene, camera, **place)
 
     def records(self, *records: dict[str, Any]) -> Path:
+        """Write the benchmark."""
         return clips.write_benchmark(self.benchmark, records)
+
+    def use_cache(self) -> None:
+        """Let runs look for videos in the hub's cache; no hub answers there."""
+        self.source = {"--hf-cache-dir": self.cache}
 
     @contextlib.contextmanager
     def hub(self, **options: Any) -> Iterator[Hub]:
-        """Runs get the videos from a hub; as children only, since its client reads the environment once."""
-        before = dict(self.defaults), dict(self.env), self.only_as_child
+        """Let runs get the videos from a hub; as children, since its client reads the environment once."""
+        before = self.source, dict(self.env), self.only_as_child
         files = {path.relative_to(self.videos).as_posix(): path for path in self.videos.rglob("*.mp4")}
         with Hub(files, **options) as hub:
             self.env.update(hub.env(self.folder))
-            self.defaults = {**self.defaults, "--hf-cache-dir": self.cache}
-            del self.defaults["--video-dir"]
+            self.use_cache()
             self.only_as_child = True
             try:
                 yield hub
             finally:
-                self.defaults, self.env, self.only_as_child = before
+                self.source, self.env, self.only_as_child = before
 
-    # ------------------------------------------------------------ running
+    # ------------------------------------------------------------ running the program
 
-    def arguments(self, given: Sequence[Argument]) -> list[str]:
-        """With the world's own where none are given; --demo has a benchmark and a video of its own."""
-        texts = [str(one) for one in given]
-        named = {text.split("=")[0] for text in texts}
-        own = {name: path for name, path in self.defaults.items() if name not in named
-               and not ("--demo" in named and name in ("--benchmark", "--video-dir"))}
-        return [text for name, path in own.items() for text in (name, str(path))] + texts
+    def prepare(self, *args: Argument, nframes: int | None = None, env: Environment | None = None,
+                constants: Mapping[str, Any] | None = None, without: Sequence[str] = (),
+                changes: Changes | None = None, child: bool = False, **popen: Any) -> Run:
+        """Run the program on this world: in this process, or as a child.
 
-    def changed(self, env: Environment | None) -> dict[str, str]:
-        merged: dict[str, str | None] = {**os.environ, **self.env, **(env or {})}
-        return {name: value for name, value in merged.items() if value is not None}
-
-    def run(self, *args: Argument, env: Environment | None = None,
-            constants: Mapping[str, Any] | None = None, without: Sequence[str] = (), prologue: str = "",
-            child: bool = False, fork: bool = False) -> Run:
-        """Runs the program in this process, or in a child: a new one, or a fork, which needs no imports.
-
-        `constants` are set in the module, modules in `without` cannot be imported, and `prologue` (Python,
-        with the module as `program`) runs before main; it needs a child.
+        `constants` are set first: NAME of the program, or module.NAME. Modules in `without` cannot be
+        imported. `changes` are functions of child.py with their arguments; they, and arguments of Popen,
+        need a child.
         """
-        if child or self.only_as_child:
-            process = self.start(*args, env=env, constants=constants, without=without, prologue=prologue)
-            try:
-                out, err = process.communicate(timeout=PATIENCE)
-            finally:
-                process.kill()
-                process.wait()
-            return self.ended(args, process.returncode, out, err)
-        if prologue and not fork:
-            raise ValueError("a prologue may change this process for good")
-        with _text_file() as out_file, _text_file(errors="backslashreplace") as err_file, \
-                _as_it_was(self.changed(env), without, out_file, err_file, constants or {}) as children:
-            code = _forked(self.arguments(args), prologue) if fork else _main(self.arguments(args))
-            texts = [_text_of(file) for file in (out_file, err_file)]
-            alive = [one.args for one in children if one.returncode is None and one.poll() is None]
-            if alive and not fork:
-                raise AssertionError(f"still running: {alive}")
-            return self.ended(args, code, *texts, [one.args for one in children])
+        arguments = self.arguments(args, nframes)
+        if child or changes or popen or self.only_as_child:
+            process = self.start(*args, nframes=nframes, env=env, constants=constants, without=without,
+                                 changes=changes, **popen)
+            return self.finish(process)
+        return self.run(arguments, env, constants, without)
 
-    def start(self, *args: Argument, env: Environment | None = None,
-              constants: Mapping[str, Any] | None = None, without: Sequence[str] = (), prologue: str = "",
-              **popen: Any) -> subprocess.Popen[str]:
-        lines = ["import sys", f"sys.path.insert(0, {str(ROOT)!r})"]
-        lines += [f"sys.modules[{name!r}] = None" for name in without]
-        lines += ["import prepare_sot_dataset as program"]
-        lines += [f"assert hasattr(program, {name!r}); program.{name} = {value!r}"
-                  for name, value in (constants or {}).items()]
-        lines += [prologue, "raise SystemExit(program.main(sys.argv[1:]))"]
-        changed = constants or without or prologue
-        started = ["-c", "\n".join(lines)] if changed else [str(PROGRAM)]
+    def run(self, arguments: Sequence[str], env: Environment | None = None,
+            constants: Mapping[str, Any] | None = None, without: Sequence[str] = ()) -> Run:
+        """Run the program in this process with exactly these arguments."""
+        out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", errors, newline="")
+                    for errors in ("strict", "backslashreplace"))
+        with _restored(self.environment(env), without, out, err, constants or {}) as children:
+            code = _call_main(list(arguments))
+            out.flush(), err.flush()
+            texts = [stream.buffer.getvalue().decode("utf-8") for stream in (out, err)]
+            alive = [child.args for child in children if child.returncode is None and child.poll() is None]
+            assert not alive, f"still running: {alive}"
+            commands = tuple(tuple(map(str, child.args)) for child in children)  # type: ignore[arg-type]
+        return Run(code, *texts, tree(self.output_of(arguments)), commands)
+
+    def start(self, *args: Argument, nframes: int | None = None, env: Environment | None = None,
+              constants: Mapping[str, Any] | None = None, without: Sequence[str] = (),
+              changes: Changes | None = None, **popen: Any) -> subprocess.Popen[str]:
+        """Start the program as a child; `finish` waits for it."""
+        environment, script = self.environment(env), PROGRAM
+        if constants or without or changes:
+            script = TESTS / "child.py"
+            environment["SOT_TEST_CHANGES"] = json.dumps(
+                {"constants": constants or {}, "without": list(without), "changes": changes or {}})
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.Popen([sys.executable, *started, *self.arguments(args)],
-                                **{"env": self.changed(env), "encoding": "utf-8", **pipes, **popen})
+        return subprocess.Popen([sys.executable, str(script), *self.arguments(args, nframes)],
+                                **{"env": environment, "encoding": "utf-8", **pipes, **popen})
+
+    def finish(self, process: subprocess.Popen[str]) -> Run:
+        """Wait until a child ends, and return what it did."""
+        try:
+            out, err = process.communicate(timeout=TIMEOUT_S)
+        finally:
+            process.kill()
+            process.wait()
+        output = self.output_of(process.args)  # type: ignore[arg-type]
+        return Run(process.returncode, out or "", err or "", tree(output))
 
     def in_terminal(self, *args: Argument, columns: int = 120, env: Environment | None = None,
-                    **start: Any) -> Run:
-        """In a terminal of this width; `out` is all that was written to it."""
+                    **options: Any) -> Run:
+        """Run the program in a terminal of this width; `out` is all that was written to it."""
         import fcntl
         import pty
         import termios
@@ -150,28 +173,39 @@ class World:
         ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 50, columns, 0, 0))
         process = self.start(*args, env={"TERM": "xterm", **(env or {})}, stdin=theirs, stdout=theirs,
-                             stderr=theirs, **start)
+                             stderr=theirs, **options)
         os.close(theirs)
         written = b""
         try:
-            with contextlib.suppress(OSError):  # so Linux says that the last writer has gone
-                for some in iter(lambda: os.read(ours, 1 << 16), b""):
-                    written += some
-            code = process.wait(PATIENCE)
+            with contextlib.suppress(OSError):  # Linux raises it when the last writer has gone
+                for chunk in iter(lambda: os.read(ours, 1 << 16), b""):
+                    written += chunk
+            return self.finish(process)._replace(out=written.decode("utf-8", "replace"))
         finally:
             process.kill()
             process.wait()
             os.close(ours)
-        return self.ended(args, code, written.decode("utf-8", "replace"), "")
 
-    def ended(self, args: Sequence[Argument], code: int, out: str, err: str,
-              children: Sequence[Any] = ()) -> Run:
-        texts = self.arguments(args)
-        named = [texts[at + 1] for at, text in enumerate(texts[:-1]) if text == "--output-dir"]
-        output = Path(named[-1]).expanduser() if named else self.output
-        return Run(code, out, err, tree(output), tuple(tuple(map(str, one)) for one in children))
+    def arguments(self, args: Sequence[Argument], nframes: int | None = None) -> list[str]:
+        """Return a command line with this world's own values where none are given."""
+        given = [str(argument) for argument in args]
+        names = {argument.split("=")[0] for argument in given}
+        own: dict[str, Any] = {"--output-dir": self.output}
+        own.update({} if nframes is None else {"--nframes": nframes})
+        if "--demo" not in names:  # the demo has a benchmark and a video of its own
+            own.update({"--benchmark": self.benchmark, **self.source})
+        pairs = [(name, str(value)) for name, value in own.items() if name not in names]
+        return [text for pair in pairs for text in pair] + given
 
-    # ------------------------------------------------------------ reading what it made
+    def output_of(self, arguments: Sequence[str]) -> Path:
+        named = [after for name, after in zip(arguments, arguments[1:]) if name == "--output-dir"]
+        return Path(named[-1]).expanduser() if named else self.output
+
+    def environment(self, env: Environment | None = None) -> dict[str, str]:
+        merged: dict[str, str | None] = {**os.environ, **self.env, **(env or {})}
+        return {name: value for name, value in merged.items() if value is not None}
+
+    # ------------------------------------------------------------ what the program wrote
 
     def meta(self, seq_id: str) -> dict[str, Any]:
         return dict(json.loads((self.output / seq_id / "sequence_meta.json").read_text(encoding="utf-8")))
@@ -181,56 +215,38 @@ class World:
 
 
 def clip(kind: str) -> Path:
+    """Return the clip of this kind; skip the test where ffmpeg cannot make it."""
     missing = clips.KINDS[kind].missing()
     if missing:
         pytest.skip(missing)
     return clips.clip(kind)
 
 
-def _forget() -> None:
-    """A run in this process leaves no answers to another, with another PATH or other modules."""
-    for cached in vars(program).values():
-        getattr(cached, "cache_clear", lambda: None)()
+# ---------------------------------------------------------------- a run in this process
 
 
-def _main(args: Sequence[str]) -> int:
-    _forget()
+def _call_main(arguments: list[str]) -> int:
+    _clear_caches()
     try:
-        return program.main(list(args))
+        return program.main(arguments)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
 
 
-def _forked(args: Sequence[str], prologue: str) -> int:
-    with warnings.catch_warnings():
-        # Of threads; pytest's hold nothing that main needs.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        pid = os.fork()
-    if pid == 0:
-        code = 70
-        try:
-            exec(prologue, {"program": program})
-            code = _main(args)
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-    try:
-        _, status = os.waitpid(pid, 0)
-    except BaseException:
-        os.kill(pid, signal.SIGKILL)
-        raise
-    return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+def _clear_caches() -> None:
+    """Let a run find nothing that another one has learnt with another PATH or other modules."""
+    for value in vars(program).values():
+        getattr(value, "cache_clear", lambda: None)()
 
 
 @contextlib.contextmanager
-def _as_it_was(env: dict[str, str], without: Sequence[str], out: IO[str], err: IO[str],
-               constants: Mapping[str, Any]) -> Iterator[list[subprocess.Popen[Any]]]:
-    """Puts back what main changes in its process, and what the run needed changed."""
+def _restored(env: Mapping[str, str], without: Sequence[str], out: TextIO, err: TextIO,
+              constants: Mapping[str, Any]) -> Iterator[list[subprocess.Popen[Any]]]:
+    """Change this process as a run needs it, record the children, and put everything back."""
     children: list[subprocess.Popen[Any]] = []
     start, cwd = subprocess.Popen.__init__, os.getcwd()
 
-    def recorded(child: subprocess.Popen[Any], *args: Any, **kwargs: Any) -> None:
+    def start_recorded(child: subprocess.Popen[Any], *args: Any, **kwargs: Any) -> None:
         start(child, *args, **kwargs)
         children.append(child)
 
@@ -239,13 +255,17 @@ def _as_it_was(env: dict[str, str], without: Sequence[str], out: IO[str], err: I
     modules = {name: module for name, module in sys.modules.items() if name.split(".")[0] in without}
     sys.modules.update(dict.fromkeys([*without, *modules]))  # type: ignore[arg-type]
     try:
-        with mock.patch.dict(os.environ, env, clear=True), mock.patch.multiple(sys, stdout=out, stderr=err), \
-                mock.patch.object(subprocess.Popen, "__init__", recorded), contextlib.ExitStack() as patches:
+        with contextlib.ExitStack() as patches:
+            patches.enter_context(mock.patch.dict(os.environ, env, clear=True))
+            patches.enter_context(mock.patch.multiple(sys, stdout=out, stderr=err))
+            patches.enter_context(mock.patch.object(subprocess.Popen, "__init__", start_recorded))
             for name, value in constants.items():
-                patches.enter_context(mock.patch.object(program, name, value))
+                module, _, constant = name.rpartition(".")
+                patched = importlib.import_module(module or "prepare_sot_dataset")
+                patches.enter_context(mock.patch.object(patched, constant, value))
             yield children
     finally:
-        _forget()
+        _clear_caches()
         for name in without:
             del sys.modules[name]
         sys.modules.update(modules)
@@ -254,120 +274,151 @@ def _as_it_was(env: dict[str, str], without: Sequence[str], out: IO[str], err: I
             signal.signal(number, handler)
 
 
-def _text_file(errors: str = "strict") -> IO[str]:
-    return tempfile.TemporaryFile("w+", encoding="utf-8", errors=errors, newline="")
-
-
-def _text_of(file: IO[str]) -> str:
-    if not file.closed:
-        file.flush()
-    file.seek(0)
-    return file.read()
-
-
-# ---------------------------------------------------------------- output trees
+# ---------------------------------------------------------------- folders and files
 
 
 def tree(folder: Path) -> dict[str, str]:
-    """Everything below a folder: path -> checksum of a file's bytes, or what else it is."""
-    found = {}
+    """Return everything below a folder: path -> checksum of a file, "folder", or where a link leads."""
+    contents = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_symlink():
-            found[name] = "link to " + os.readlink(str(path))
+            contents[name] = "link to " + os.readlink(str(path))
         elif path.is_dir():
-            found[name] = "folder"
+            contents[name] = "folder"
+        elif path.is_file():
+            contents[name] = hashlib.sha256(path.read_bytes()).hexdigest()
         else:
-            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return found
+            contents[name] = "special"
+    return contents
 
 
 def stamps(folder: Path) -> dict[str, tuple[int, int]]:
-    """Changes whenever a file is written again, be it with the same bytes."""
+    """Return path -> (inode, time) of all files: it changes also when the same bytes are written again."""
     return {path.relative_to(folder).as_posix(): (path.stat().st_ino, path.stat().st_mtime_ns)
             for path in folder.rglob("*") if path.is_file()}
 
 
-def rewritten(before: Mapping[str, tuple[int, int]], after: Mapping[str, tuple[int, int]]) -> list[str]:
-    """The files that came, went or were written again."""
+def changed_files(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Return the files that came, went or were written again between two calls of `stamps` or `tree`."""
     return sorted(name for name in {**before, **after} if before.get(name) != after.get(name))
 
 
-def strays(names: Mapping[str, str]) -> list[str]:
-    """Those that no finished output has: anything hidden or temporary."""
+def temporary_files(names: Mapping[str, str]) -> list[str]:
+    """Return what no finished output has: anything hidden or temporary."""
     return sorted(name for name in names if re.search(r"(^|/)\.|\.(tmp|part)$", name))
 
 
-def age(folder: Path, days: float = 2) -> None:
-    """Makes what a killed run left as old as this."""
-    for name in strays(tree(folder)):
+def make_older(folder: Path, days: float = 2) -> None:
+    """Let what a killed run left look so many days old."""
+    for name in temporary_files(tree(folder)):
         if not (folder / name).is_symlink():
             os.utime(str(folder / name), (time.time() - days * 86400,) * 2)
 
 
-# ---------------------------------------------------------------- stopping at an exact place
+def replace_copy(source: Path, target: Path) -> None:
+    """Put a copy of a folder in place of what was there."""
+    shutil.rmtree(str(target), ignore_errors=True)
+    shutil.copytree(str(source), str(target), symlinks=True)
 
-_AT_CHANGE = """
-import os, sys
-main, changes = program.main, []
-def counted(argv):
-    try:
-        return main(argv)
-    finally:
-        print("changes:", len(changes))
-program.main = counted
-def hook(event, arguments):
-    if event == "open":
-        path, mode, flags = arguments
-        if not isinstance(path, (str, bytes)) or not flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
-            return
-        path = [path]
-    elif event in ("os.rename", "os.link", "os.symlink"):
-        path = arguments[:2]
-    elif event in ("os.remove", "os.rmdir", "os.mkdir", "os.truncate"):
-        # shutil.rmtree names what is in a folder beside an open descriptor of it.
-        at = arguments[-1] if event != "os.truncate" else -1
-        path = [os.path.join(os.readlink("/proc/self/fd/%d" % at) if at >= 0 else "", arguments[0])]
+
+def corrupt(path: Path, how: str) -> None:
+    """Damage a file: missing, cut (at its end), empty, zeros, nested (JSON), flipped (bytes inside)."""
+    data = path.read_bytes()
+    if how == "missing":
+        path.unlink()
     else:
-        return
-    path = os.path.abspath(os.fsdecode(path[-1]))
-    if not path.startswith(FOLDER) or NAME and (os.path.basename(path) != NAME or event != "os.rename"):
-        return
-    if event in ("os.remove", "os.rmdir") and not os.path.lexists(path):
-        return
-    if event == "os.mkdir" and os.path.isdir(path):
-        return
-    changes.append(path)
-    if len(changes) == NUMBER:
-        os.kill(os.getpid(), SIGNAL)
-sys.addaudithook(hook)
-"""
-
-
-def at_change(folder: Path, number: int, signal_number: int = getattr(signal, "SIGKILL", 9),
-              name: str = "") -> str:
-    """A prologue: the process sends itself a signal right before the number-th change below a folder.
-
-    With a name: right before the number-th time that a file gets this name. Number 0 only counts; a run that
-    comes to its end prints the count.
-    """
-    values = {"FOLDER": str(folder), "NUMBER": number, "SIGNAL": int(signal_number), "NAME": name}
-    return "".join("{} = {!r}\n".format(*item) for item in values.items()) + _AT_CHANGE
+        path.write_bytes({
+            "cut": data[:-20], "empty": b"", "zeros": bytes(len(data)), "nested": b"[" * 100000,
+            "flipped": data[:-60] + bytes(255 - value for value in data[-60:-20]) + data[-20:]}[how])
 
 
 def obey_permissions() -> None:
-    """As preexec_fn: the bits of files bind the child, even one of root's (linux/prctl.h, linux/capability.h)."""
-    PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 24, 1, 2
+    """Let the permission bits of files bind a child even if it is root's; to be passed as preexec_fn.
+
+    The numbers are those of linux/prctl.h and linux/capability.h.
+    """
+    drop_capability, override_permissions, search_any_directory = 24, 1, 2
     if os.geteuid() == 0:
-        for capability in (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH):
-            ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
+        for capability in (override_permissions, search_any_directory):
+            ctypes.CDLL(None).prctl(drop_capability, capability, 0, 0, 0)
+
+
+def stop_before_change(folder: Path, number: int, signal_number: int = 9, name: str = "") -> Changes:
+    """Return the change that lets a run send itself a signal right before its number-th change of a file."""
+    arguments = {"folder": str(folder), "number": number, "signal_number": int(signal_number), "name": name}
+    return {"stop_before_change": arguments}
+
+
+# ---------------------------------------------------------------- programs in place of ffmpeg
+
+
+class FakeFfmpeg(NamedTuple):
+    path: Path
+    env: dict[str, str]  # for a run that shall find it before any other
+
+    def calls(self) -> list[dict[str, Any]]:
+        """Return the calls so far, with "pid", "arguments" and "env"."""
+        log = self.path.parent / "calls.jsonl"
+        return [json.loads(line) for line in log.read_text("utf-8").splitlines()] if log.exists() else []
+
+
+def fake_ffmpeg(folder: Path, *steps: Step, when: str = "", from_call: int = 1, real: str = "",
+                codecs: Sequence[Step] | None = None) -> FakeFfmpeg:
+    """Make a program that takes these steps and then does what the real ffmpeg does.
+
+    Steps: ["say", text] on standard error, ["print", text], ["sleep", seconds], ["exit", code],
+    ["kill", "itself" | "parent" | "group", signal], ["empty", image] after the real one has written it,
+    ["ignore size limit"]. They are taken by calls whose arguments contain `when`, from the `from_call`-th on.
+    `codecs` are the steps of the first call, which asks for version and codecs.
+    """
+    folder.mkdir(parents=True)
+    behaviour = {"real": real or clips.ffmpeg_exe(), "steps": steps, "when": when, "from_call": from_call,
+                 "codecs": codecs}
+    (folder / "behaviour.json").write_text(json.dumps(behaviour), encoding="utf-8")
+    return FakeFfmpeg(_make_launcher(folder), first_on_path(folder))
+
+
+def _make_launcher(folder: Path) -> Path:
+    source = (TESTS / "fake_ffmpeg.py").read_text(encoding="utf-8")
+    if os.name == "nt":
+        from distlib.scripts import ScriptMaker
+
+        (folder / "ffmpeg.py").write_text("#!python\n" + source, encoding="utf-8")
+        maker = ScriptMaker(str(folder), str(folder))
+        maker.force = True
+        maker.make("ffmpeg.py")
+        return folder / "ffmpeg.exe"
+    return write_program(folder / "ffmpeg", f"#!{sys.executable} -IS\n{source}")
+
+
+def write_program(path: Path, text: str) -> Path:
+    """Write a file that may be started, though perhaps in vain."""
+    path.write_text(text, encoding="utf-8")
+    path.chmod(0o755)
+    return path
+
+
+def first_on_path(folder: Path) -> dict[str, str]:
+    """Return an environment in which this folder's programs and Python modules come before all others."""
+    return {"PATH": os.pathsep.join([str(folder), os.environ["PATH"]]), "PYTHONPATH": str(folder)}
+
+
+def until(condition: Callable[[], Any]) -> None:
+    """Wait until a condition holds."""
+    end = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.01)
 
 
 # ---------------------------------------------------------------- what stands on a terminal
 
 
 def screen(text: str, columns: int) -> list[str]:
-    """The lines that are left on a terminal of this width, long enough for all."""
+    """Return the lines that are left on a terminal of this width, long enough for all."""
+    import pyte
+
     display = pyte.Screen(columns, 300)
     pyte.Stream(display).feed(text)
     return [line.rstrip() for line in display.display]

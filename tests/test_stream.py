@@ -1,0 +1,90 @@
+"""Streaming: --stream fetches the parts of a video that its frames need, or all of it, with equal images."""
+from __future__ import annotations
+
+import re
+from typing import Sequence
+
+import pytest
+
+from tests import clips
+from tests.hub_server import Request
+from tests.hub_world import (
+    BIG, CAMERAS, FLAG_TOKEN, ONE, TWO, HubWorld, padded, path_of, record, retries, video)
+from tests.test_hub import FILE_FAULTS, prepare_with_faults
+from tests.world import clip
+
+# Only plain files with one track can be. For VP9 ffmpeg tells another size while packets are missing.
+NEVER_STREAMED = ("h264_fragments", "h264_audio_first", "vp9")
+
+
+def test_streamed_output_is_the_same_and_leaves_nothing_in_the_cache(hub_world: HubWorld) -> None:
+    hub = hub_world.hub
+    hub_world.lay_out(2, BIG)
+    streamed = hub_world.prepare("--stream")
+    assert streamed.code == 0 and hub_world.is_ready(ONE) and hub_world.is_ready(TWO)
+    assert hub.bytes_sent("cdn") < BIG / 8 and hub.bytes_sent("xorb") == 0 and not hub_world.cached_files(ONE)
+    tokens = {request.authorization for request in hub.requests if request.host == "hub"}
+    assert tokens == {f"Bearer {FLAG_TOKEN}"}
+    downloaded = hub_world.prepare(output="downloaded")
+    assert downloaded.tree == streamed.tree
+    count = len(hub.requests)
+    from_cache = hub_world.prepare("--stream", output="from_cache")
+    assert from_cache.tree == streamed.tree and len(hub.requests) == count
+
+
+@pytest.mark.parametrize("kinds", [list(clips.KINDS)[start::2] for start in range(2)], ids=" ".join)
+def test_streamed_frames_are_those_of_a_full_decode(hub_world: HubWorld, kinds: Sequence[str]) -> None:
+    """Part of a video is enough where it can prove the frames. Each kind is a camera of its own."""
+    records = {}
+    for kind in kinds:
+        if not clips.KINDS[kind].missing():
+            count = len(clips.KINDS[kind].facts.shows)
+            records[kind] = record(kind, [24, 25, 29, 30, count - 10, count - 1])
+            hub_world.hub.put(path_of(kind), padded(clip(kind).read_bytes(), BIG))
+    hub_world.world.records(*records.values())
+    run = hub_world.prepare("--stream", nframes=6)
+    assert (run.code, retries(run)) == (0, []), run.err
+    for kind, one in records.items():
+        frames_dir, frames = hub_world.world.output / one["seq_id"] / "frames", clips.full_decode(clip(kind))
+        images = [clips.read_png(frames_dir / f"f{index:02d}.png") for index in range(6)]
+        assert images == [frames[frame_id] for frame_id in one["canonical_frame_ids"]], (kind, run.err)
+        by_part = not clips.KINDS[kind].from_start and kind not in NEVER_STREAMED
+        assert (sum(hub_world.bytes_sent(f"{kind}.mp4")) < BIG / 4) == by_part, (kind, run.err)
+        assert (f"Getting Warehouse_016/{kind}.mp4 " not in run.err) == by_part, (kind, run.err)
+
+
+def test_whole_video_comes_where_a_part_does_not_work_or_does_not_pay(hub_world: HubWorld) -> None:
+    cameras = hub_world.lay_out(4, BIG)
+    hub_world.hub.fault(ONE, "ignore-range", stage="cdn")
+    hub_world.hub.put(path_of(TWO), clip("h264_bframes").read_bytes())
+    for camera, kind in zip(cameras[2:], ("h264_audio_first", "h264_fragments")):
+        hub_world.hub.put(path_of(camera), padded(clip(kind).read_bytes(), BIG))
+    run = hub_world.prepare("--stream")
+    assert (run.code, retries(run), [*map(hub_world.is_ready, cameras)]) == (0, [], [True] * 4), run.err
+    reasons = re.findall(r"^Getting.*/(\w+)\.mp4 .*not possible: (.{14})", run.err, re.MULTILINE)
+    expected = ["the server sen", "the frames nee", "its packets ar", "it is not a pl"]
+    assert reasons == [*zip(cameras, expected)], run.err
+
+
+def test_branch_that_moves_meanwhile_gives_no_mixture(hub_world: HubWorld) -> None:
+    hub_world.lay_out(1, BIG)
+    hub = hub_world.hub
+
+    def move_branch(request: Request) -> None:
+        if request.host == "hub" and hub.count("hub") == 3:
+            hub.put(path_of(ONE), video(TWO, BIG))
+
+    hub.before_answer = move_branch
+    assert hub_world.prepare("--stream").code == 0 and hub.count("hub") > 3
+    revisions = [request.path.split("/resolve/")[1].split("/")[0] for request in hub.requests
+                 if request.host == "hub" and "/resolve/" in request.path]
+    assert revisions == ["main", *[hub.commit] * (len(revisions) - 1)]
+
+
+def test_faults_of_a_stream(hub_world: HubWorld) -> None:
+    """The program itself retries; of no video comes more than a part."""
+    faults = [fault._replace(retries=fault.retries or 1) for fault in FILE_FAULTS
+              if fault.kind != "wrong-length"]  # half of the file still holds the part
+    prepare_with_faults(hub_world, faults, "--stream", size=BIG, env={"HF_DEBUG": "1"})
+    assert max(hub_world.hub.bytes_sent("cdn", camera) for camera in CAMERAS) < BIG / 4
+    assert hub_world.hub.bytes_sent("xorb") == 0
