@@ -90,9 +90,8 @@ class HubError(VideoError):
 class VideoTooShort(SequenceError):  # noqa: N818
     """The sequence asks for frames beyond the end of its video; some options would fit it."""
 
-    def __init__(self, message: str, frame_count: int, options: Mapping[str, int]) -> None:
+    def __init__(self, message: str, options: Mapping[str, int]) -> None:
         super().__init__(message)
-        self.frame_count = frame_count
         self.options = options
 
 
@@ -247,10 +246,10 @@ class SotSequence:
     seq_id: str
     scene: str
     camera: str
+    object_id: str
+    object_type: str
     init_frame_id: int
     init_bbox: Box
-    object_id: str = "unknown"
-    object_type: str = "object"
     canonical_frame_ids: tuple[int, ...] = ()
     clip_end_frame: int | None = None
     clip_fps: float | None = None
@@ -500,7 +499,8 @@ def build_seq_id(fields: Mapping[str, Any]) -> str | None:
 
 def validate_record(fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Return the parsed values of normalized fields, and what is wrong with them."""
-    values, texts = {}, []
+    values: dict[str, Any] = {"object_id": "unknown", "object_type": "object"}
+    texts = []
     for name, field in FIELDS.items():
         raw = fields.get(name)
         value = None if raw is None else field.parse(raw)
@@ -1987,8 +1987,8 @@ def explain_metadata(job: SequenceJob, metadata: Metadata) -> str | None:
         return "prepared by another program"
     frame_ids = parse_ascending_ids(metadata.get("frame_ids")) or ()
     if frame_ids[: len(job.frame_ids)] != job.frame_ids:
-        there, expected_frames = describe_frames(frame_ids), describe_frames(job.frame_ids)
-        return f"prepared with other frame ids: {there}; asked for: {expected_frames}"
+        frames = f"{describe_frames(frame_ids)}, not {describe_frames(job.frame_ids)}"
+        return f"prepared with other frame ids ({frames}; see --nframes and --stride)"
     revision = source.get("revision")
     if job.revision not in (None, revision):
         return "prepared from another revision (see --revision)"
@@ -2089,63 +2089,57 @@ def publish_sequence(job: SequenceJob, staged: Path) -> None:
     with exclusive(job.directory):
         if not job.force and reason_not_ready(job) is None:
             return  # another run was faster
-        if read_metadata(job) != read_json_object(staged / META_NAME):
-            remove_output(job.directory / META_NAME, staged / "old_metadata")
+        meta_path = job.directory / META_NAME
+        old_metadata = meta_path.read_bytes() if meta_path.is_file() else b""
+        if old_metadata != (staged / META_NAME).read_bytes():
+            remove_file(meta_path)
         is_changed = False
         try:
             own_images = filter(OWN_IMAGE.fullmatch, os.listdir(frames_dir))
             for old in {SHEET_NAME, *(f"frames/{name}" for name in own_images)} - set(names):
-                is_changed |= remove_output(job.directory / old, staged / "old_file")
+                is_changed |= remove_file(job.directory / old)
             for name in names:
                 replace_file(staged / name, job.directory / name)
                 is_changed = True
         except SequenceError:
-            if not is_changed and (staged / "old_metadata").exists():
-                replace_file(staged / "old_metadata", job.directory / META_NAME)
+            if old_metadata and not is_changed:
+                write_file(meta_path, old_metadata, staged)
             raise
 
 
-def replace_file(staged: Path, path: Path) -> None:
-    """Move a finished file to its final path atomically."""
-    move_file(staged, path, path)
+def replace_file(staged: Path | None, path: Path) -> None:
+    """Move a finished file to its final path atomically; with None, remove what is there.
+
+    On Windows that fails while a virus scanner or a viewer has the file open, and if it is
+    read-only, so try again, and then raise SequenceError.
+    """
+    for delay_s in (0.1, 0.3, 1.0, None) if os.name == "nt" else (None,):
+        try:
+            if staged is None:
+                os.unlink(path)
+            else:
+                os.replace(staged, path)
+            return
+        except PermissionError as error:
+            if os.name != "nt":
+                raise
+            if delay_s is None:
+                raise SequenceError(f"{path} cannot be replaced: open, or read-only?") from error
+            time.sleep(delay_s)
 
 
-def remove_output(path: Path, removed: Path) -> bool:
-    """Move a file of the output out of the way; return whether there was one."""
+def remove_file(path: Path) -> bool:
+    """Remove a file; return whether there was one."""
     with suppress(FileNotFoundError):
-        move_file(path, removed, path)
+        replace_file(None, path)
         return True
     return False
-
-
-def move_file(source: Path, target: Path, path: Path) -> None:
-    """Move a file over another; `path` is the one in the output, for the message.
-
-    On Windows that fails while a virus scanner or a viewer has one of them open, so try again,
-    and then raise SequenceError.
-    """
-    for delay_s in (0.1, 0.3, 1.0) if os.name == "nt" else ():
-        with suppress(PermissionError):
-            os.replace(source, target)
-            return
-        time.sleep(delay_s)
-    try:
-        os.replace(source, target)
-    except PermissionError as error:
-        if os.name != "nt":
-            raise
-        raise SequenceError(f"{path} cannot be replaced; is it open or read-only?") from error
 
 
 def write_file(path: Path, content: bytes, staging: Path) -> None:
     staged = staging / path.name
     staged.write_bytes(content)
     replace_file(staged, path)
-
-
-def remove_file(path: Path) -> None:
-    with suppress(FileNotFoundError):
-        os.unlink(path)
 
 
 def encode_json(value: Mapping[str, Any]) -> bytes:
@@ -2290,7 +2284,7 @@ def too_short_error(job: SequenceJob, count: int) -> VideoTooShort:
     if options:
         remedy = f"{join_options(options)} would fit"
     frames = f"asks for frame {job.frame_ids[-1]}, but the video has {count} frames"
-    return VideoTooShort(f"{frames} (0 to {count - 1}); {remedy}", count, options)
+    return VideoTooShort(f"{frames} (0 to {count - 1}); {remedy}", options)
 
 
 # --- The plan: what a run will cost
@@ -2319,7 +2313,8 @@ class Plan(NamedTuple):
 def make_plan(jobs: Sequence[SequenceJob], args: argparse.Namespace) -> Plan:
     paths = sorted({job.video_path for job in jobs})
     absent = [path for path in paths if not local_copy(args, path)]
-    sizes = {} if args.video_dir or not absent else ask_sizes(absent, args)
+    is_download = absent and not args.video_dir and not args.stream
+    sizes = ask_sizes(absent, args) if is_download else {}
     return Plan(list(jobs), paths, {path: sizes.get(path, 0) for path in absent})
 
 
@@ -2360,7 +2355,7 @@ def describe_plan(plan: Plan, args: argparse.Namespace) -> list[str]:
     at_hand, total = len(plan.video_paths) - len(plan.sizes), sum(plan.sizes.values())
     (output_dir, output_bytes), *cache = disk_use(plan, args).items()
     size = f" ({format_size(total)})" if total else ""
-    videos = f"Videos: {at_hand} in the cache, {len(plan.sizes)} to download{size}"
+    videos = f"Videos: {at_hand} at hand, {len(plan.sizes)} to download{size}"
     if args.video_dir:
         videos = f"Videos: {len(plan.sizes)} of {len(plan.video_paths)} are not in {args.video_dir}"
     elif plan.sizes and args.stream:
@@ -2526,15 +2521,15 @@ EPILOG = """examples:
   python prepare_sot_dataset.py --benchmark sot_benchmark.jsonl --output-dir SOT_8f --stream
 
 environment variables:
-  HF_TOKEN        read access to the dataset; needed only if the hub refuses without it
-  HF_HOME         folder of the hub's client: login and downloaded videos (~/.cache/huggingface)
+  HF_TOKEN        read access to the dataset
+  HF_HOME         folder of the login and the videos (~/.cache/huggingface)
   HF_ENDPOINT     address of a mirror of the hub
   HF_HUB_OFFLINE  1: use the videos in the cache only
 
 exit codes:
   0    all sequences are ready
   1    some sequences are not
-  2    nothing more could be done: wrong arguments, no ffmpeg, no access, disk full
+  2    the run cannot go on: arguments, ffmpeg, access, disk
   130  interrupted by Ctrl-C; 143 terminated. The same command continues.
 
 dataset:         https://huggingface.co/datasets/nvidia/PhysicalAI-SmartSpaces
@@ -2567,6 +2562,19 @@ def parse_repo_id(text: str) -> str:
     return text
 
 
+def parse_seq_ids(text: str) -> list[str]:
+    """Return one id, or those in a file that is given as @FILE."""
+    ids = [text]
+    if text.startswith("@"):
+        try:
+            ids = Path(text[1:]).expanduser().read_text(encoding="utf-8-sig").split()
+        except (OSError, ValueError) as error:
+            raise argparse.ArgumentTypeError(f"{text} cannot be read: {error}") from error
+    if not ids:
+        raise argparse.ArgumentTypeError(f"{text} holds no seq_id")
+    return [seq_id.replace("/", "__") for seq_id in ids]
+
+
 def parse_path(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("expected a path, got nothing")
@@ -2577,13 +2585,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="prepare_sot_dataset.py", usage=USAGE, description=__doc__, epilog=EPILOG,
         allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
-        fromfile_prefix_chars="@",
     )
     add = parser.add_argument_group("what to prepare").add_argument
     add("--benchmark", metavar="PATH", type=parse_path, help="benchmark file, JSON or JSON Lines; "
         "or hf://datasets/OWNER/NAME/PATH (required, except with --demo)")
     add("--sequences", metavar="ID", nargs="+", action="extend",
-        type=lambda text: text.replace("/", "__"),
+        type=parse_seq_ids,
         help="prepare only these seq_ids; @FILE reads them from a file, one a line (default: all)")
     add("--demo", action="store_true",
         help="prepare a small synthetic scene: no network, no token, no benchmark")
@@ -2638,6 +2645,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         args.benchmark = os.path.join(args.video_dir, DEMO_BENCHMARK)
     elif args.demo:
         parser.error("--demo makes its own benchmark and video: drop --benchmark and --video-dir")
+    args.sequences = list(itertools.chain.from_iterable(args.sequences or []))
     args.repo_subdir = args.repo_subdir.strip("/")
     args.hf_token = (args.hf_token or os.environ.get("HF_TOKEN") or "").strip() or None
     mistake = find_mistake(args)
@@ -2682,7 +2690,7 @@ def load_benchmark(args: argparse.Namespace) -> list[SotSequence]:
             f"--benchmark {place} cannot be read: {reason}; expected a file or "
             "hf://datasets/OWNER/NAME/PATH"
         ) from error
-    selected = set(args.sequences or []) if sequences else set()  # else every problem matters
+    selected = set(args.sequences) if sequences else set()  # without any, every problem matters
     fatal = [problem for problem in problems if not selected or str(problem.seq_id) in selected]
     log_problems(args.benchmark, fatal or problems, logging.ERROR if fatal else logging.WARNING)
     if fatal:
@@ -2692,7 +2700,8 @@ def load_benchmark(args: argparse.Namespace) -> list[SotSequence]:
 
 def log_problems(benchmark: str, problems: Sequence[Problem], level: int) -> None:
     for where, seq_id, text in problems[:MAX_LISTED_PROBLEMS]:
-        name = "" if seq_id is None else f", seq_id {preview(seq_id)}"
+        is_shown = isinstance(seq_id, (int, float, str))  # a list may be ground truth
+        name = f", seq_id {preview(seq_id)}" if is_shown else ""
         LOG.log(level, "%s, %s%s: %s", benchmark, where, name, text)
     if len(problems) > MAX_LISTED_PROBLEMS:
         LOG.log(level, "... and %d more", len(problems) - MAX_LISTED_PROBLEMS)
@@ -2736,14 +2745,14 @@ def build_jobs(sequences: Sequence[SotSequence], args: argparse.Namespace) -> li
 
 
 def select_jobs(
-    jobs: Sequence[SequenceJob], seq_ids: Sequence[str] | None
+    jobs: Sequence[SequenceJob], seq_ids: Sequence[str]
 ) -> tuple[list[SequenceJob], list[str]]:
     """Return the jobs that --sequences names, in benchmark order, and the unknown ids.
 
     Raise FatalError if no id is known.
     """
     known = [job.seq_id for job in jobs]
-    unknown = [seq_id for seq_id in dict.fromkeys(seq_ids or []) if seq_id not in known]
+    unknown = [seq_id for seq_id in dict.fromkeys(seq_ids) if seq_id not in known]
     for seq_id in unknown:
         closest = ", ".join(difflib.get_close_matches(seq_id, known, n=3, cutoff=0.0))
         LOG.error("--sequences %s: not in the benchmark; closest: %s", seq_id, closest)
@@ -2764,8 +2773,6 @@ def prepare_missing(
     """Prepare what is not ready, and derived files; return the errors by seq_id."""
     todo = [job for job in jobs if job.force or job.seq_id not in ready]
     underived = [job for job in jobs if job.seq_id in ready and missing_derived_file(job)]
-    if ready:
-        LOG.info("%d of %d sequences are ready", len(ready), len(jobs))
     if not todo and not underived:
         return {}  # the output directory may be read-only
     errors: dict[str, SequenceError] = {}
@@ -2776,17 +2783,28 @@ def prepare_missing(
             except SequenceError as error:
                 errors[job.seq_id] = error
         log_errors(errors)
-        if not todo:
-            return errors
-        source = VideoSource(args, find_ffmpeg(), staging)
-        plan = make_plan(todo, args)
-        for line in describe_plan(plan, args):
-            LOG.info("%s", line)
-        warn_of_full_disks(disk_use(plan, args))
-        warn_of_replacement(todo)
-        with SequenceProgress(len(jobs), len(jobs) - len(todo)) as progress:
-            errors.update(prepare_videos(plan, source, progress))
+        if todo:
+            source = VideoSource(args, find_ffmpeg(), staging)
+            plan = make_plan(todo, args)
+            announce(plan, len(jobs), args)
+            with SequenceProgress(len(jobs), len(jobs) - len(todo)) as progress:
+                errors.update(prepare_videos(plan, source, progress))
     return errors
+
+
+def announce(plan: Plan, total: int, args: argparse.Namespace) -> None:
+    """Say what the run is about to do."""
+    if len(plan.jobs) < total:
+        LOG.info("%d of %d sequences are ready", total - len(plan.jobs), total)
+    for line in [] if args.demo else describe_plan(plan, args):
+        LOG.info("%s", line)
+    warn_of_full_disks(disk_use(plan, args))
+    there = [(job, read_metadata(job)) for job in plan.jobs]
+    reasons = {job.seq_id: explain_metadata(job, metadata) for job, metadata in there if metadata}
+    replaced = [seq_id for seq_id, reason in reasons.items() if reason or args.force]
+    if replaced:
+        reason = reasons[replaced[0]] or "ready, but --force was given"
+        LOG.warning("%s: %s; to be replaced", count_and_first(replaced), reason)
 
 
 def prepare_videos(
@@ -2815,8 +2833,12 @@ def prepare_videos(
 def log_errors(errors: Mapping[str, SequenceError]) -> None:
     """Log the reasons, each once with all its sequences."""
     reasons = {seq_id: str(error) for seq_id, error in errors.items()}
-    too_short = {k: error for k, error in errors.items() if isinstance(error, VideoTooShort)}
-    if len(too_short) > 1:
+    too_short = {
+        seq_id: error.options
+        for seq_id, error in errors.items()
+        if isinstance(error, VideoTooShort) and error.options
+    }
+    if len({reasons[seq_id] for seq_id in too_short}) > 1:
         summary = summarize_too_short(list(too_short.values()))
         reasons.update(dict.fromkeys(too_short, summary))
     by_reason = group_by((reason, seq_id) for seq_id, reason in reasons.items())
@@ -2824,25 +2846,12 @@ def log_errors(errors: Mapping[str, SequenceError]) -> None:
         LOG.error("%s: %s", ", ".join(seq_ids), reason)
 
 
-def summarize_too_short(errors: Sequence[VideoTooShort]) -> str:
+def summarize_too_short(options: Sequence[Mapping[str, int]]) -> str:
     """Return one reason for several sequences, with the values that fit all of them."""
-    fitting = {}
-    for name in ("--nframes", "--stride"):
-        values = [error.options[name] for error in errors if name in error.options]
-        if len(values) == len(errors):
-            fitting[name] = min(values)
-    remedy = f"{join_options(fitting)} would fit all of them" if fitting else "wrong videos?"
-    shortest = min(error.frame_count for error in errors)
-    return f"ask for frames beyond the end of their videos, of at least {shortest} frames; {remedy}"
-
-
-def warn_of_replacement(jobs: Sequence[SequenceJob]) -> None:
-    """Say how many sequences hold something else than this run asks for, and are replaced."""
-    there = [(job, read_metadata(job)) for job in jobs]
-    reasons = [(explain_metadata(job, metadata), job.seq_id) for job, metadata in there if metadata]
-    for reason, seq_ids in group_by(reasons).items():
-        if reason:
-            LOG.warning("%s: %s; to be replaced", count_and_first(seq_ids), reason)
+    names = [name for name in ("--nframes", "--stride") if all(name in one for one in options)]
+    fitting = {name: min(one[name] for one in options) for name in names}
+    remedy = f"; {join_options(fitting)} would fit all of them" if fitting else ""
+    return f"ask for frames beyond the end of their videos{remedy}"
 
 
 def write_manifest(

@@ -409,7 +409,7 @@ def test_ground_truth_in_the_place_of_another_field_stays_hidden(world: World, f
     truth = {str(frame_id): secret_box(frame_id) for frame_id in (2, 4)}
     records = []
     for name in [*RECORD, "clip_end_frame"]:
-        is_quoted = name in ("seq_id", "init_bbox", "canonical_frame_ids")  # a list of four numbers
+        is_quoted = name in ("init_bbox", "canonical_frame_ids")  # a list of four numbers
         for value in (truth, list(truth.values()), *([] if is_quoted else [truth["4"]])):
             record = FLAVOURS[flavour](RECORD, truth)
             record.get("metadata", record)[name] = value

@@ -119,7 +119,10 @@ def test_mistake_is_told_and_nothing_is_written(
 
 def test_help_and_version(world: World) -> None:
     run = world.run(["--help"], env={"COLUMNS": "80"})
-    assert (run.code, run.err, [line for line in run.out.splitlines() if len(line) > 80]) == (0, "", [])
+    wide = [line for line in run.out.splitlines() if len(line) > 80]
+    assert (run.code, run.err) == (0, "") and all(line.startswith("  python ") for line in wide)
+    assert {"HF_TOKEN", "HF_HOME", "HF_ENDPOINT", "HF_HUB_OFFLINE"} <= set(re.findall(r"HF_\w+", run.out))
+    assert re.findall(r"^  (\d+) ", run.out, re.M) == ["0", "1", "2", "130"] and "https://" in run.out
     assert {"--benchmark", "--demo", "--check", "--stream"} <= set(re.findall(r"--[a-z-]+", run.out))
     assert world.run(["--version"]).out == f"prepare_sot_dataset.py {program.__version__}\n"
 
@@ -201,7 +204,8 @@ def test_demo_shows_a_marked_robot_and_says_what_the_readme_shows(
                                    env=world.environment())
         assert process.wait(TIMEOUT_S) == 0
     lines = (world.folder / "said.txt").read_text()
-    assert re.sub(r"; \d+ s\n", "; 4 s\n", lines) == blocks("text")[0]
+    on_a_terminal = re.sub(r"\[\d/3\] .*\n", "", lines)
+    assert re.sub(r"; \d+ s\n", "; 8 s\n", on_a_terminal) == blocks("text")[1]
     metas = [world.meta(path.parent.name) for path in world.output.glob("*/sequence_meta.json")]
     assert len(metas) == 3
     boxes = {meta["init_frame_id"]: meta["init_bbox"] for meta in metas}
@@ -238,7 +242,7 @@ def test_bar_on_a_terminal(unprepared: World) -> None:
     counts = [int(match[1]) for match in map(BAR.search, bars) if match]
     assert run.code == 0 and max(map(len, bars)) <= 60
     assert counts == sorted(counts) and len(set(counts)) >= 3
-    assert re.fullmatch(ALL_NEW.strip().replace(" ", " ?"), "".join(screen(run.out, 60)))
+    assert re.fullmatch(".*free\\)" + ALL_NEW.strip().replace(" ", " ?"), "".join(screen(run.out, 60)))
     for option in ("--gt-stub", "--quiet"):
         assert re.fullmatch(NONE_NEW.replace("\n", "\r\n"), unprepared.in_terminal(option, nframes=3).out)
 
@@ -255,15 +259,16 @@ def test_a_terminal_without_a_width_gets_lines(unprepared: World) -> None:
 def test_ctrl_c_leaves_a_tidy_terminal(unprepared: World) -> None:
     pressed = stop_before_change(unprepared.output / SEQ_IDS[1], 1, signal.SIGINT)
     run = unprepared.in_terminal(nframes=3, changes={"restore_interrupt": {}, **pressed})
-    line, *empty = screen(run.out, 120)
-    assert line == "ERROR: Interrupted. Run the same command again to continue." and not any(empty), run.out
+    shown = [line for line in screen(run.out, 400) if line]
+    assert shown[1:] == [f"ERROR: Interrupted; 1 of 3 sequences are ready in {unprepared.output}. "
+                         "Run the same command again to continue."] and "Output:" in shown[0], run.out
     assert run.code == 130 and not temporary_files(run.tree) and SEQ_IDS[0] in run.tree
 
 
 def test_a_pipe_gets_the_lines_in_order(unprepared: World) -> None:
     run = unprepared.prepare(nframes=3, stderr=subprocess.STDOUT)
-    *numbered, closing, hint = run.out.splitlines()
-    assert numbered == NUMBERED and re.fullmatch(ALL_NEW, closing + "\n") and "--gt-stub" in hint
+    plan, *numbered, closing, hint = run.out.splitlines()
+    assert plan.startswith("Output: about ") and numbered == NUMBERED and re.fullmatch(ALL_NEW, closing + "\n") and "--gt-stub" in hint
     assert_explained(run)
 
 
@@ -289,7 +294,8 @@ def test_nobody_reads(last_one_missing: World, finished: Path, streams: str) -> 
     os.close(gone)
     assert done.returncode == 0 and tree(last_one_missing.output) == tree(finished)
     assert re.fullmatch("" if re.search("(^| )>", streams) else ONE_NEW, done.stdout)
-    assert done.stderr.splitlines()[:1] == ([] if "2>" in streams else [f"[1/1] {SEQ_IDS[2]}: ready"])
+    lines = [] if "2>" in streams else ["2 of 3 sequences are ready", f"[3/3] {SEQ_IDS[2]}: ready"]
+    assert [line for line in done.stderr.splitlines() if line.endswith("ready")] == lines
 
 
 @posix_only("locale C")
@@ -349,6 +355,7 @@ def test_check_of_each_state(prepared: World) -> None:
     run = check(prepared)
     assert run.code == 1 and check(prepared, "--sequences", SEQ_IDS[0]).code == 0
     lines = ("ready   {}\npartly  {}: .*\nmissing {}: .*\nvideo   {}: at hand\nvideo   {}: not at hand\n"
+             r"Videos: 1 of 2 are not in \S+" "\n" r"Output: about \d+ MB in \S+ \(.* free\)" "\n"
              r"Check: 1 ready, 1 partly there, 1 missing; videos needed: 2 \(1 at hand\)" "\n")
     assert re.fullmatch(lines.format(*SEQ_IDS, *VIDEO_PATHS), run.out), run.out
 
@@ -368,18 +375,19 @@ def test_check_asks_no_hub(unprepared: World) -> None:
 def test_contact_sheet_shows_the_frames_in_order(prepared: World) -> None:
     assert prepared.prepare("--contact-sheet", nframes=3).code == 0
     path = prepared.output / SEQ_IDS[0] / "contact_sheet.jpg"
-    right, sheet = path.read_bytes(), opened(path)
+    content, sheet = path.read_bytes(), opened(path)
     width, height, pictures = sheet.width // 4, sheet.height // 2, []
     for x, y in ((0, 0), (2, 0), (3, 0), (0, 1)):  # overlay and three frames; (1, 0) is the crop
         cell = sheet.crop((x * width, y * height, (x + 1) * width, (y + 1) * height))
-        left, _, _, bottom = place_of(cell, (100, 100, 100), tolerance=120)  # not white; captions are above
-        pictures.append(cell.crop((left, bottom - clips.HEIGHT, left + clips.WIDTH, bottom)))
+        left, _, right, bottom = place_of(cell, (100, 100, 100), tolerance=120)  # not white; captions are above
+        enlarged = cell.crop((left, bottom - (right - left) * clips.HEIGHT // clips.WIDTH, right, bottom))
+        pictures.append(enlarged.resize((clips.WIDTH, clips.HEIGHT)))
     indexes = [clips.read_index(one.tobytes(), clips.WIDTH, clips.HEIGHT) for one in pictures[1:]]
     assert indexes == list(FRAME_IDS)
     assert place_of(pictures[0], GREEN, tolerance=90)[3] > 60
     corrupt(path, "cut")
     assert path.name in check(prepared, "--contact-sheet").out and check(prepared).code == 0
-    assert prepared.prepare("--contact-sheet", nframes=3).code == 0 and path.read_bytes() == right
+    assert prepared.prepare("--contact-sheet", nframes=3).code == 0 and path.read_bytes() == content
 
 
 # ---------------------------------------------------------------- libraries that are missing or broken

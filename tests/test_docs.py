@@ -14,7 +14,7 @@ import pytest
 
 import prepare_sot_dataset as program
 from tests import clips
-from tests.world import PROGRAM, ROOT, TIMEOUT_S, World, posix_only, tree
+from tests.world import PROGRAM, ROOT, TIMEOUT_S, World, posix_only
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SOURCE = PROGRAM.read_text(encoding="utf-8")
@@ -27,7 +27,7 @@ def blocks(language: str) -> list[str]:
 
 
 def section(title: str) -> str:
-    return README.split(f"\n## {title}\n", 1)[1].split("\n## ", 1)[0]
+    return re.split(r"\n###? ", README.split(f"# {title}\n", 1)[1])[0]
 
 
 def table(title: str) -> list[list[str]]:
@@ -37,30 +37,20 @@ def table(title: str) -> list[list[str]]:
 
 
 def commands() -> list[str]:
-    """Return every call of the program in README as one line, its variables filled in."""
-    calls = []
-    for block in blocks("bash") + blocks("powershell"):
-        job = re.search(r'job\(\) { (.*) "\$@"; }', block)
-        for line in block.replace("\\\n", " ").splitlines():
-            line = re.sub(r"^job(?= -)", job[1] if job else "", line.split("  #")[0])
-            for part in re.split(r"&&|\|\||^job\(\).*", line):
-                start = part.find("prepare_sot_dataset.py")
-                if start >= 0:
-                    calls.append(part[start:].replace('"$file"', BENCHMARK).replace("$ids", "a b"))
-    return calls
+    """Return every call of the program in README's blocks, without what a shell does with its output."""
+    lines = "\n".join(blocks("bash") + blocks("powershell")).splitlines()
+    calls = [line[line.index("prepare_sot_dataset.py"):] for line in lines if "prepare_sot_dataset.py" in line]
+    return [re.split(r" \| ", call)[0].replace('"@ids.0$SLURM_ARRAY_TASK_ID"', "one_id") for call in calls]
 
 
 # ---------------------------------------------------------------- commands
 
 
-def test_the_first_command_and_the_command_of_the_tests() -> None:
-    assert blocks("bash")[0] == "pip install -r requirements.txt && python prepare_sot_dataset.py --demo\n"
-    assert "pip install -r tests/requirements.txt && python -m pytest" in README
-
-
-def test_all_commands_are_found() -> None:
-    calls = README.count("prepare_sot_dataset.py --") + len(re.findall("^job -", README, re.M))
-    assert len(commands()) == calls - 2  # one is what the demo prints, one is the definition of job
+def test_the_two_commands_that_set_up_are_one_line_each() -> None:
+    lines = "".join(blocks("bash")).splitlines()
+    assert "pip install -r requirements.txt && python prepare_sot_dataset.py --demo" in lines
+    assert "pip install -r tests/requirements.txt && python -m pytest -n auto" in lines
+    assert "pytest -n auto" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("command", sorted(set(commands())))
@@ -70,23 +60,25 @@ def test_command_is_understood(command: str) -> None:
 
 
 @posix_only("bash")
-@pytest.mark.parametrize("task, count", [(0, 3), (7, 0)])
-def test_lines_for_slurm(world: World, task: int, count: int) -> None:
+def test_lines_for_slurm(world: World) -> None:
     world.video()
-    records = [clips.record([k, k + 3]) for k in range(5)]
-    records[2]["id"] = records[2].pop("seq_id")
+    records = [clips.record([k, k + 3]) for k in range(12)]
     folder = world.folder / "job"
-    (folder / BENCHMARK).parent.mkdir(parents=True)
-    clips.write_benchmark(folder / BENCHMARK, records)
+    folder.mkdir()
+    clips.write_benchmark(folder / "benchmark.jsonl", records)
     shutil.copy(str(PROGRAM), str(folder))
-    lines = next(block for block in blocks("bash") if "SLURM" in block).replace("::10", "::2")
+    lines = next(block for block in blocks("bash") if "SLURM" in block)
     options = f"--nframes 2 --video-dir {shlex.quote(str(world.videos))}"
-    lines = lines.replace("--output-dir", f"{options} --output-dir")
+    lines = re.sub("hf://[^ ]+", "benchmark.jsonl", lines).replace("--output-dir", f"{options} --output-dir")
     path = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
-    environment = world.environment({"SLURM_ARRAY_TASK_ID": str(task), "PATH": path})
-    subprocess.run(["bash", "-ec", lines], cwd=str(folder), env=environment, check=True, capture_output=True,
-                   timeout=TIMEOUT_S)
-    assert sum(name.endswith("sequence_meta.json") for name in tree(folder / "SOT_prepared_8f")) == count
+    for task in (0, 9):
+        environment = world.environment({"SLURM_ARRAY_TASK_ID": str(task), "PATH": path})
+        subprocess.run(["bash", "-ec", lines], cwd=str(folder), env=environment, check=True,
+                       capture_output=True, timeout=TIMEOUT_S)
+    lists = [(folder / f"ids.{number:02}").read_text().split() for number in range(10)]
+    assert sorted(sum(lists, [])) == sorted(record["seq_id"] for record in records) and all(lists)
+    prepared = {path.parent.name for path in (folder / "SOT_prepared_8f").glob("*/sequence_meta.json")}
+    assert prepared == {*lists[0], *lists[9]}
 
 
 # ---------------------------------------------------------------- samples and tables
@@ -98,9 +90,9 @@ def test_files_and_keys_are_those_that_are_written(world: World) -> None:
     world.records(record)
     run = world.prepare("--gt-stub", "--contact-sheet")
     written = {path.rsplit("/", 1)[-1] for path, what in run.tree.items() if what != "folder"}
-    shown = set(re.findall(r"^ +(\w+\.\w+)", blocks("text")[1], re.M))
+    shown = set(re.findall(r"^ +(\w+\.\w+)", blocks("text")[0], re.M))
     assert run.code == 0 and written == shown | {f"f{index:02d}.png" for index in range(8)}
-    keys = re.findall(r"`(\w+)`", " ".join(row[0] for row in table("What it writes")))
+    keys = re.findall(r"`(\w+)`", " ".join(row[0] for row in table("Output structure")))
     assert sorted(keys) == sorted(world.meta(record["seq_id"]))
 
 
@@ -125,7 +117,7 @@ def test_configuration_of_the_evaluator_has_its_keys() -> None:
 
 
 def test_options_and_defaults_are_those_of_the_parser() -> None:
-    rows = table("Options")
+    rows = table("Command-line reference")
     columns = re.findall(r"^  (-.*?)(?:  |$)", program.build_parser().format_help(), re.M)
     documented = re.findall(OPTION, " ".join(row[0] for row in rows))
     assert sorted(documented) == sorted(re.findall(OPTION, " ".join(columns)))
@@ -137,7 +129,7 @@ def test_options_and_defaults_are_those_of_the_parser() -> None:
 
 
 def test_messages_are_those_of_the_program() -> None:
-    messages = re.findall(r"`([^`]+)`", " ".join(row[0] for row in table("When something goes wrong")))
+    messages = re.findall(r"`([^`]+)`", " ".join(row[0] for row in table("Troubleshooting")))
     parts = re.split(r"\.\.\.|, but|: |\n", "\n".join(messages))
     pieces = [part.strip() for part in parts if len(part) > 5]
     source = re.sub(r'"\s*\n\s*f?"', "", SOURCE)

@@ -509,8 +509,8 @@ def test_a_signal_while_ffmpeg_works(world: World, undisturbed: Outputs, number:
         fake = fake_ffmpeg(world.folder / f"fake{call}", *steps, from_call=call)
         run = Options().prepare(
             world, env=fake.env, changes={"restore_interrupt": {}}, start_new_session=True)
-        assert run.code == 128 + number and len(run.err.splitlines()) == 1, run
-        assert "Run the same command again" in run.err and not temporary_files(run.tree)
+        assert run.code == 128 + number and len(run.errors) == 1 and not temporary_files(run.tree), run
+        assert run.err.endswith("Run the same command again to continue.\n") and "0 of 1 seq" in run.errors[0]
         assert len(fake.calls()) == call
         until(lambda fake=fake: not any(map(is_running, fake.calls())))
     assert Options().prepare(world).tree == tree(undisturbed(Options()))
