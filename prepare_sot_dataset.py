@@ -184,7 +184,7 @@ class SequenceProgress:
             from tqdm import tqdm
             from tqdm.contrib.logging import logging_redirect_tqdm
 
-            layout = "{n_fmt}/{total_fmt} sequences {bar:20} {elapsed}"
+            layout = "{n_fmt}/{total_fmt} sequences {bar:20}"
             bar = tqdm(
                 total=self.total, initial=self.done, dynamic_ncols=True, leave=False,
                 bar_format=layout,
@@ -2228,12 +2228,9 @@ def prepare_video(
                     progress.advance(job.seq_id, "ready")
                 except SequenceError as error:
                     errors[job.seq_id] = error
-            # What fails with a part of a video may work with the whole.
-            remaining = [
-                job
-                for job in remaining
-                if not isinstance(errors.get(job.seq_id), (type(None), VideoTooShort))
-            ]
+            # What fails with a part of a video may work with the whole, unless that is too short.
+            failed = {k for k, error in errors.items() if not isinstance(error, VideoTooShort)}
+            remaining = [job for job in remaining if job.seq_id in failed]
             if not remaining:
                 break
     except SequenceError as error:  # of the video, or ffmpeg hangs while it lists the packets
