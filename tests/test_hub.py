@@ -94,6 +94,29 @@ def test_benchmark_from_the_hub(hub_world: HubWorld) -> None:
     assert run.code == 2 and re.search("b.jsonlx.*404", run.errors[0])
 
 
+@pytest.mark.parametrize("case", ["told", "no such route", "old client"])
+def test_sizes_are_told_before_the_work_where_the_hub_tells_them(hub_world: HubWorld, case: str) -> None:
+    hub = hub_world.hub
+    hub_world.lay_out(2, BIG)
+    hub_world.world.records(*map(record, (ONE, TWO, THREE)))  # the last one is not on the hub
+    if case == "no such route":
+        hub.fault("", "501", stage="sizes", times=None)
+    old = {"huggingface_hub.__version__": "0.36.0"} if case == "old client" else {}
+    check, run = (hub_world.prepare(*args, constants=old) for args in (["--check"], []))
+    assert (check.code, run.code, [*map(hub_world.is_ready, (ONE, TWO, THREE))]) == (1, 1, [True, True, False])
+    is_told = HAS_XET and case == "told"  # no client before 1.0 is asked: it might wait for ever
+    assert hub.count("sizes") == (2 if HAS_XET and not old else 0)
+    total, unknown = " (9 MB)" * is_told, f"WARNING: not in {REPO}: 1 of 3 videos, first {path_of(THREE)}"
+    assert f"Videos: 0 at hand, 3 to download{total} to {hub_world.world.cache} (" in check.out
+    before, *getting = re.split("Getting Warehouse_016/", run.err)
+    assert f"Videos: 0 at hand, 3 to download{total} to {hub_world.world.cache} (" in before
+    assert [unknown in text for text in (check.err, before)] == [is_told] * 2
+    done = ["Camera_01.mp4 (5 MB; video 1 of 3, 0 MB of 9 MB done)",
+            "Camera_02.mp4 (5 MB; video 2 of 3, 5 MB of 9 MB done)", "Camera_03.mp4 (video 3 of 3)"]
+    expected = done if is_told else [re.sub(r"5 MB; |, .*done", "", line) for line in done]
+    assert [line.splitlines()[0] for line in getting] == expected
+
+
 # ---------------------------------------------------------------- damage
 
 
@@ -374,7 +397,7 @@ def test_which_token_is_sent(
         (home / "token").write_text(saved)
     run = hub_world.prepare(*only(ONE), token=flag, env={"HF_TOKEN": variable})
     assert run.code == 0 and hub_world.is_ready(ONE)
-    tokens = {request.authorization for request in hub_world.hub.requests if request.host == "hub"}
+    tokens = {request.authorization for request in hub_world.hub.requests if request.host in ("hub", "sizes")}
     assert tokens == {sent and f"Bearer {sent}"}
 
 
