@@ -540,14 +540,16 @@ def test_the_package_serves_where_others_are_unfit(unprepared: World, finished: 
         assert [line for line in run.errors if str(path) in line and re.search(reason, line)], run
 
 
-def test_ffmpeg_is_not_steered_and_gets_no_token(unprepared: World, finished: Path) -> None:
+def test_ffmpeg_is_not_steered_by_where_the_user_stands_and_gets_no_token(unprepared: World, finished: Path) -> None:
     fake = fake_ffmpeg(unprepared.folder / "fake", ["print", "Hi"], ["say", "1.0 [x] Error: 3\n"])
     report = f"file={unprepared.folder / 'report.log'}:level=48"
     secrets = dict.fromkeys(["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_TOKEN"], "hf_secret")
+    relative = fake_ffmpeg(unprepared.folder / "relative")
+    path = os.pathsep.join([os.path.relpath(str(relative.path.parent)), fake.env["PATH"]])
     run = unprepared.prepare("--hf-token", "hf_secret", nframes=3, env={
-        **fake.env, **secrets, "AV_LOG_FORCE_COLOR": "1", "AV_LOG_FORCE_256COLOR": "1", "FFREPORT": report})
+        **fake.env, **secrets, "PATH": path, "AV_LOG_FORCE_COLOR": "1", "AV_LOG_FORCE_256COLOR": "1", "FFREPORT": report})
     assert run.code == 0 and run.tree == tree(finished), run
-    assert fake.calls() and "PATH" in fake.calls()[0]["env"]
+    assert not relative.calls() and fake.calls() and "PATH" in fake.calls()[0]["env"]
     files = [path.read_bytes() for path in unprepared.output.rglob("*") if path.is_file()]
     texts = [run.out, run.err, json.dumps(fake.calls()), *(data.decode("latin-1") for data in files)]
     assert not [text for text in texts if "hf_secret" in text]

@@ -471,6 +471,19 @@ def test_a_full_disk_stops_the_run(
     assert ALL_OTHER.prepare(world).tree == tree(new)
 
 
+@posix_only("disks in memory")
+@pytest.mark.parametrize("xet", [True, False])
+def test_a_full_disk_of_the_cache_stops_the_run(
+        world: World, mount_disk: Callable[[str], None], xet: bool) -> None:
+    mount_disk("size=48k")
+    world.cache, world.output = world.output, world.folder / "out"
+    Options().write_records(world)
+    with world.hub(xet=xet) as hub:
+        run = world.prepare(nframes=2, constants={"RETRY_DELAYS_S": [0] * 4})
+        assert (run.code, len(run.errors)) == (2, 1), run
+        assert re.search("full.*No space.*--hf-cache-dir", run.errors[0]) and hub.count("cdn") == 1
+
+
 @posix_only("permission bits")
 def test_a_finished_output_may_be_read_only(world: World, undisturbed: Outputs) -> None:
     """As a shared dataset. A run that has to write there stops before anything is fetched."""
