@@ -7,7 +7,7 @@
 
 By plain HTTP a client asks "hub" for an address and "cdn" for the file. By Xet it asks "hub" for a hash,
 "token" (a route of the hub) for an access token, "cas" for a plan, and "xorb" for each part of it. The client
-checks no hash of what it gets, so SHA-256 does for all hashes here.
+checks no hash of what it gets, so SHA-256 does for all hashes here. "sizes" is a route of the hub, too.
 """
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ REPO = "nvidia/PhysicalAI-SmartSpaces"
 CHUNK = 64 * 1024
 PART = 128 * 1024  # of a file: one xorb with one chunk; no client takes larger chunks
 XORB_HEADER = 8  # version (1 byte), stored length (3, little endian), compression (1, none), length (3)
-HUB_URL = re.compile(r"/datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.+)|/api/datasets/.+/xet-read-token/[^/]+")
+HUB_URL = re.compile(r"/datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.+)|/api/datasets/.+/xet-read-token/[^/]+|"
+                     r"/api/datasets/(?P<repo>[^/]+/[^/]+)/paths-info/[^/]+")
+API = {"token": "/xet-read-token/", "sizes": "/paths-info/"}
 SIGNED_URLS = {
     "cdn": re.compile(r"/lfs/([^/]+/[^/]+)/(.+)"),
     "cas": re.compile(r"/(v[12])/reconstructions/([0-9a-f]{64})"),
@@ -62,7 +64,7 @@ class Fault:
 
 @dataclass
 class Request:
-    host: str  # "hub", "token", "cas", "xorb" or "cdn"
+    host: str  # "hub", "token", "sizes", "cas", "xorb" or "cdn"
     path: str
     query: str
     range: str | None
@@ -177,6 +179,7 @@ class Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     server: Listener
     record: Request
+    asked_paths: list[str]
 
     @property
     def hub(self) -> Hub:
@@ -190,7 +193,7 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         url = urlsplit(self.path)
-        host = "token" if "/xet-read-token/" in url.path else self.server.host
+        host = next((name for name, route in API.items() if route in url.path), self.server.host)
         self.record = Request(host, unquote(url.path), url.query,
                               self.headers.get("Range"), self.headers.get("Authorization"))
         self.hub.requests.append(self.record)
@@ -203,11 +206,16 @@ class Handler(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET
 
+    def do_POST(self) -> None:
+        form = self.rfile.read(int(self.headers["Content-Length"])).decode("ascii")
+        self.asked_paths = parse_qs(form).get("paths", [])
+        self.do_GET()
+
     def answer_as_hub(self, url_path: str) -> None:
         match, host = HUB_URL.fullmatch(url_path), self.record.host
         if match is None:
             return self.send_status("404-EntryNotFound")
-        repo, revision, path = (unquote(part or "") for part in match.groups())
+        repo, revision, path = (unquote(part or "") for part in match.groups()[:3])
         self.record.file = path
         fault = self.hub.take_fault(path or url_path, host)
         if fault:
@@ -215,8 +223,8 @@ class Handler(BaseHTTPRequestHandler):
         bearer = self.record.authorization
         if self.hub.token and bearer != f"Bearer {self.hub.token}":
             return self.send_status("401" if bearer else "401-RepoNotFound")
-        if host == "token":  # of an older commit too: a download may go on when the branch has moved
-            return self.send_access_token()
+        if host != "hub":  # of an older commit too: a download may go on when the branch has moved
+            return self.send_access_token() if host == "token" else self.send_sizes(match["repo"])
         if repo not in self.hub.repos:
             return self.send_status("404-RepoNotFound" if bearer else "401-RepoNotFound")
         if revision not in ("main", self.hub.commit):
@@ -236,6 +244,11 @@ class Handler(BaseHTTPRequestHandler):
             headers.update({"X-Xet-Hash": blob.xet_hash, "Link": f'<{route}>; rel="xet-auth"'})
         self.send_small(302, b"Found. Redirecting to " + location.encode(), headers)
         return None
+
+    def send_sizes(self, repo: str) -> None:
+        files = self.hub.repos.get(repo, {})
+        self.send_json([{"type": "file", "path": path, "size": files[path].size, "oid": files[path].etag}
+                        for path in self.asked_paths if path in files])
 
     def send_access_token(self) -> None:
         token, expires = self.hub.sign(), int(time.time()) + 3600

@@ -307,11 +307,16 @@ def test_selected_sequences_are_prepared_and_others_cannot_stop_them(
         world: World, second: Any, selected: list[str], code: int, ready: list[str], words: str) -> None:
     world.video()
     world.records(FIRST, second, THIRD)
-    first, *others = selected  # the option may be repeated, each time with any number of ids
-    run = world.prepare("--sequences", first, *(["--sequences", *others] if others else []), nframes=1)
+    # The option may be repeated, each time with any number of ids, or with a file of them.
+    first, *others = selected
+    (world.folder / "ids").write_text("\ufeff" + "\n".join(others) + "\n\n", encoding="utf-8")
+    others = [f"@{world.folder / 'ids'}"] if len(others) > 1 else others
+    label = first.replace("__", "/")
+    run = world.prepare("--sequences", label, *(["--sequences", *others] if others else []), nframes=1)
     prepared = [name for name in (FIRST_ID, SECOND_ID, THIRD_ID) if f"{name}/sequence_meta.json" in run.tree]
     assert (run.code, prepared, bool(run.errors)) == (code, ready, code > 0), run
     assert world.output.exists() == bool(ready) and re.search(words, run.err, re.DOTALL)
+    assert (", 0 failed, 1 not in the benchmark; " in run.out) == (code == 1)
 
 
 # ---------------------------------------------------------------- what is written of a record

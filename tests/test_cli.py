@@ -90,6 +90,8 @@ MISTAKES = [  # the command line, and what is said
     *[(GOOD + wrong, wrong.split(" ")[1].strip("~") + r"\b.*(folder|directory)") for wrong in (
         "--video-dir missing", "--video-dir a-file", "--output-dir ~/a-file", "--output-dir a-file/out",
         "--benchmark ~/missing", "--benchmark a-folder")],
+    *[(GOOD + f"--sequences @{name}", rf"--sequences\b.*@{name}\b.*{reason}") for name, reason in (
+        ("missing", "cannot be read"), ("a-folder", "cannot be read"), ("an-empty-file", "no seq_id"))],
     ("--demo --benchmark good.jsonl --output-dir out", r"--benchmark\b"),
     ("--demo --video-dir videos --output-dir out", r"--video-dir\b"),
     ("--demo --check --output-dir out", "demo"),
@@ -107,6 +109,7 @@ def test_mistake_is_told_and_nothing_is_written(
     folder = unprepared.folder
     (folder / "a-folder").mkdir()
     (folder / "a-file").write_text("no folder", encoding="utf-8")
+    (folder / "an-empty-file").write_text("\ufeff \n", encoding="utf-8")
     unprepared.benchmark.rename(folder / "good.jsonl")
     monkeypatch.chdir(folder)
     before = tree(folder)
@@ -147,8 +150,16 @@ def test_force_prepares_what_is_selected_again(prepared: World, finished: Path) 
     before = stamps(prepared.output)
     run = prepared.prepare("--force", "--sequences", SEQ_IDS[1], nframes=3)
     assert run.code == 0 and run.tree == tree(finished)
+    warning = f"WARNING: 1 sequence, first {SEQ_IDS[1]}: ready, but --force was given; to be replaced\n"
+    assert run.err.count("WARNING") == 1 and warning in run.err.split("[1/1]")[0]
     files = {name for name in before if name.startswith(SEQ_IDS[1])}
     assert set(changed_files(before, stamps(prepared.output))) == files
+
+
+def test_a_stub_of_fewer_frames_than_are_there_is_told(prepared: World) -> None:
+    told = r"gt\.json lists 2 of the 3 frames that are there; for all, .* --nframes 3\."
+    runs = [prepared.prepare("--gt-stub", nframes=nframes) for nframes in (2, 3)]
+    assert [len(re.findall(told, run.err)) for run in runs] == [1, 0]
 
 
 def test_verbose_shows_command_lines_and_tracebacks(unprepared: World) -> None:
@@ -360,34 +371,53 @@ def test_check_of_each_state(prepared: World) -> None:
     assert re.fullmatch(lines.format(*SEQ_IDS, *VIDEO_PATHS), run.out), run.out
 
 
-def test_check_asks_no_hub(unprepared: World) -> None:
+def test_check_asks_the_hub_for_sizes_only(unprepared: World) -> None:
     with unprepared.hub() as hub:
         run = unprepared.prepare("--check", nframes=3)
         assert run.code == 1 and "videos needed: 2 (0 at hand)" in run.out
-        assert not hub.requests and not unprepared.cache.exists() and not unprepared.output.exists()
+        assert hub.count("sizes") == len(hub.requests)
+        assert not unprepared.cache.exists() and not unprepared.output.exists()
         assert unprepared.prepare("--sequences", SEQ_IDS[0], nframes=3).code == 0
-        requests, before = len(hub.requests), tree(unprepared.folder)
+        before = tree(unprepared.folder)
+        del hub.requests[:]
         run = unprepared.prepare("--check", "--stride", 1, nframes=2)
         assert run.code == 1 and "videos needed: 2 (1 at hand)" in run.out
-        assert len(hub.requests) == requests and tree(unprepared.folder) == before
+        assert hub.count("sizes") == len(hub.requests) and tree(unprepared.folder) == before
 
 
-def test_contact_sheet_shows_the_frames_in_order(prepared: World) -> None:
+def test_check_warns_of_a_disk_that_is_too_small(unprepared: World) -> None:
+    series = 99_999 * 2_000_000  # bytes of a sequence, about
+    count = shutil.disk_usage(str(unprepared.folder)).free // series + 1
+    unprepared.records(*[clips.record([3], object_id=number) for number in range(count)])
+    assert check(unprepared, nframes=1).code == 1  # without a warning
+    run = unprepared.prepare("--check", "--stride", 1, nframes=99_999)
+    assert f"WARNING: too little space on the disk of {unprepared.output}\n" in run.err
+
+
+def test_contact_sheet_shows_the_target_and_the_frames_in_order(prepared: World) -> None:
+    boxes = [RECORDS[0]["init_bbox"], [480, 480, 520, 560], [0, 0, 1000, 1000]]
+    prepared.records(*[{**record, "init_bbox": box} for record, box in zip(RECORDS, boxes)])
     assert prepared.prepare("--contact-sheet", nframes=3).code == 0
-    path = prepared.output / SEQ_IDS[0] / "contact_sheet.jpg"
-    content, sheet = path.read_bytes(), opened(path)
-    width, height, pictures = sheet.width // 4, sheet.height // 2, []
-    for x, y in ((0, 0), (2, 0), (3, 0), (0, 1)):  # overlay and three frames; (1, 0) is the crop
-        cell = sheet.crop((x * width, y * height, (x + 1) * width, (y + 1) * height))
-        left, _, right, bottom = place_of(cell, (100, 100, 100), tolerance=120)  # not white; captions are above
-        enlarged = cell.crop((left, bottom - (right - left) * clips.HEIGHT // clips.WIDTH, right, bottom))
-        pictures.append(enlarged.resize((clips.WIDTH, clips.HEIGHT)))
-    indexes = [clips.read_index(one.tobytes(), clips.WIDTH, clips.HEIGHT) for one in pictures[1:]]
-    assert indexes == list(FRAME_IDS)
-    assert place_of(pictures[0], GREEN, tolerance=90)[3] > 60
-    corrupt(path, "cut")
-    assert path.name in check(prepared, "--contact-sheet").out and check(prepared).code == 0
-    assert prepared.prepare("--contact-sheet", nframes=3).code == 0 and path.read_bytes() == content
+    paths = [prepared.output / seq_id / "contact_sheet.jpg" for seq_id in SEQ_IDS]
+    for path in paths:
+        sheet, pictures = opened(path), []
+        width, height = sheet.width // 4, sheet.height // 2
+        for x, y in ((0, 0), (2, 0), (3, 0), (0, 1)):  # overlay and three frames; (1, 0) is the crop
+            cell = sheet.crop((x * width, y * height, (x + 1) * width, (y + 1) * height))
+            left, _, right, bottom = place_of(cell, (100, 100, 100), tolerance=120)  # not white
+            top = bottom - (right - left) * clips.HEIGHT // clips.WIDTH  # captions are above
+            pictures.append(cell.crop((left, top, right, bottom)).resize((clips.WIDTH, clips.HEIGHT)))
+            if (x, y) == (0, 0):  # the crop, small or large, has the same room and takes most of it
+                crop = place_of(sheet.crop((width, top, 2 * width, bottom)), (100, 100, 100), tolerance=120)
+                shares = (crop[2] - crop[0]) / (right - left), (crop[3] - crop[1]) / (bottom - top)
+                assert right - left > 0.95 * width and max(shares) > 0.6  # its own edges may be white
+        indexes = [clips.read_index(one.tobytes(), clips.WIDTH, clips.HEIGHT) for one in pictures[1:]]
+        assert indexes == list(FRAME_IDS)
+        assert place_of(pictures[0], GREEN, tolerance=90)[3] > 50
+    content = paths[0].read_bytes()
+    corrupt(paths[0], "cut")
+    assert paths[0].name in check(prepared, "--contact-sheet").out and check(prepared).code == 0
+    assert prepared.prepare("--contact-sheet", nframes=3).code == 0 and paths[0].read_bytes() == content
 
 
 # ---------------------------------------------------------------- libraries that are missing or broken
@@ -510,14 +540,16 @@ def test_the_package_serves_where_others_are_unfit(unprepared: World, finished: 
         assert [line for line in run.errors if str(path) in line and re.search(reason, line)], run
 
 
-def test_ffmpeg_is_not_steered_and_gets_no_token(unprepared: World, finished: Path) -> None:
+def test_ffmpeg_is_not_steered_by_where_the_user_stands_and_gets_no_token(unprepared: World, finished: Path) -> None:
     fake = fake_ffmpeg(unprepared.folder / "fake", ["print", "Hi"], ["say", "1.0 [x] Error: 3\n"])
     report = f"file={unprepared.folder / 'report.log'}:level=48"
     secrets = dict.fromkeys(["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_TOKEN"], "hf_secret")
+    relative = fake_ffmpeg(unprepared.folder / "relative")
+    path = os.pathsep.join([os.path.relpath(str(relative.path.parent)), fake.env["PATH"]])
     run = unprepared.prepare("--hf-token", "hf_secret", nframes=3, env={
-        **fake.env, **secrets, "AV_LOG_FORCE_COLOR": "1", "AV_LOG_FORCE_256COLOR": "1", "FFREPORT": report})
+        **fake.env, **secrets, "PATH": path, "AV_LOG_FORCE_COLOR": "1", "AV_LOG_FORCE_256COLOR": "1", "FFREPORT": report})
     assert run.code == 0 and run.tree == tree(finished), run
-    assert fake.calls() and "PATH" in fake.calls()[0]["env"]
+    assert not relative.calls() and fake.calls() and "PATH" in fake.calls()[0]["env"]
     files = [path.read_bytes() for path in unprepared.output.rglob("*") if path.is_file()]
     texts = [run.out, run.err, json.dumps(fake.calls()), *(data.decode("latin-1") for data in files)]
     assert not [text for text in texts if "hf_secret" in text]

@@ -242,6 +242,8 @@ SECOND_RUNS = {
     "the same": SEVEN, "of another program": SEVEN,
     "with flags": SEVEN._replace(gt_stub=True, contact_sheet=True),
     "another stride": SEVEN._replace(stride=5), "more frames": SEVEN._replace(nframes=4, gt_stub=True)}
+REPLACED = {"of another program": "by another program", "another stride": "with other frame ids",
+            "more frames": "with other frame ids"}
 USERS_FILES = ["notes.txt", ".mine", "masks/f00.png", "frames/f00_mine.png", "frames/frame1.png",
                "frames/f1.png", "frames/crop_large.png", "frames/f00.txt"]
 
@@ -267,9 +269,9 @@ def test_files_of_the_user_stay(world: World, undisturbed: Outputs, case: str) -
         assert tree(undisturbed(SEVEN)).items() <= run.tree.items()
     unfit = SEVEN.seq_ids[FITTING:] if options.frame_ids == SEVEN.frame_ids else SEVEN.seq_ids
     warnings = [f"WARNING: {len(unfit)} sequences, first {unfit[0]}: gt.json"]
-    if case == "of another program":
-        warnings.insert(0, f"WARNING: 7 sequences, first {SEVEN.seq_ids[0]}: prepared by another program")
-    assert re.findall("WARNING: .*?(?:gt.json|another program)", run.err) == warnings
+    if case in REPLACED:
+        warnings.insert(0, f"WARNING: 7 sequences, first {SEVEN.seq_ids[0]}: prepared {REPLACED[case]}")
+    assert re.findall("WARNING: .*?(?:gt.json|another program|other frame ids)", run.err) == warnings
 
 
 OWN_FILES = [MANIFEST, *(f"{SEQ_ID}/{name}" for name in (
@@ -467,6 +469,19 @@ def test_a_full_disk_stops_the_run(
         assert re.search(f"{world.output}.*No space", run.errors[0])
     mount_disk("size=64m")
     assert ALL_OTHER.prepare(world).tree == tree(new)
+
+
+@posix_only("disks in memory")
+@pytest.mark.parametrize("xet", [True, False])
+def test_a_full_disk_of_the_cache_stops_the_run(
+        world: World, mount_disk: Callable[[str], None], xet: bool) -> None:
+    mount_disk("size=48k")
+    world.cache, world.output = world.output, world.folder / "out"
+    Options().write_records(world)
+    with world.hub(xet=xet) as hub:
+        run = world.prepare(nframes=2, constants={"RETRY_DELAYS_S": [0] * 4})
+        assert (run.code, len(run.errors)) == (2, 1), run
+        assert re.search("full.*No space.*--hf-cache-dir", run.errors[0]) and hub.count("cdn") == 1
 
 
 @posix_only("permission bits")
