@@ -110,11 +110,11 @@ class ConsoleFormatter(logging.Formatter):
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
+        lines = [super().format(record)]
         if record.name != LOG.name or record.exc_info:
-            text = remove_secrets(text)
+            lines = remove_secrets(lines[0]).splitlines()
         prefix = f"{record.levelname}: " if record.levelno > logging.INFO else ""
-        return prefix + "\n".join(escape_unprintable(line) for line in text.splitlines())
+        return prefix + "\n".join(map(escape_unprintable, lines))
 
 
 def configure_logging(args: argparse.Namespace) -> None:
@@ -122,8 +122,8 @@ def configure_logging(args: argparse.Namespace) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(ConsoleFormatter())
     LOG.handlers, LOG.propagate = [handler], False
-    LOG.setLevel(logging.ERROR if args.quiet else logging.INFO)
-    LOG.setLevel(logging.DEBUG if args.verbose else LOG.level)
+    level = logging.ERROR if args.quiet else logging.INFO
+    LOG.setLevel(logging.DEBUG if args.verbose else level)
 
 
 def escape_unprintable(text: str) -> str:
@@ -447,7 +447,7 @@ def normalize_record(record: Mapping[str, Any]) -> dict[str, Any]:
     derive_from_ground_truth(fields)
     set_missing(fields, seq_id=build_seq_id(fields))
     clip_fps = parse_number(fields.get("clip_fps"))
-    if clip_fps is not None and clip_fps <= 0:  # no rate at all
+    if clip_fps is not None and clip_fps <= 0:  # counts as missing
         del fields["clip_fps"]
     return fields
 
@@ -571,7 +571,8 @@ def join_options(options: Mapping[str, int]) -> str:
 
 def describe_frames(frame_ids: Sequence[int]) -> str:
     stride = common_distance(frame_ids)
-    return f"{len(frame_ids)} frames{f' at stride {stride}' if stride else ''}"
+    frames = f"{len(frame_ids)} frame{'' if len(frame_ids) == 1 else 's'}"
+    return f"{frames} at stride {stride}" if stride else frames
 
 
 def common_distance(frame_ids: Sequence[int]) -> int | None:
@@ -680,8 +681,8 @@ PIP_HINT = "pip install -r requirements.txt"
 # What no retry can mend, by the name of the exception's class: those of requests, of httpx and of
 # the hub's client; which of them exist depends on the client's version.
 FATAL_HUB_ERRORS = {
-    "OfflineModeIsEnabled": "HF_HUB_OFFLINE is set and the file is not in the cache under this "
-    "--revision; unset it, or use --video-dir",
+    "OfflineModeIsEnabled": "HF_HUB_OFFLINE is set and the file is not in the cache; unset it, use "
+    "a local file or folder (--benchmark, --video-dir), or check {hub_file.named_by}",
     "HFValidationError": "{error}; check {hub_file.named_by}",
     "SSLCertVerificationError": "{error}; if a proxy inspects the traffic, set SSL_CERT_FILE and "
     "REQUESTS_CA_BUNDLE to its certificates",
@@ -806,7 +807,7 @@ class HubFile(NamedTuple):
     revision: str
     token: str | None
     cache_dir: str | None
-    named_by: str  # the options that name the file, for the message that there is none
+    named_by: str  # the options to check if there is no such file
 
     def request(self, action: Callable[[int], T]) -> T:
         """Return the result of a request, after at most four retries.
@@ -847,7 +848,7 @@ class HubFile(NamedTuple):
         hub, cached, etag = import_hub(), self.cached(), None
         if cached is None or not COMMIT_PATTERN.fullmatch(self.revision):
             try:
-                etag = self.metadata().etag  # fails within seconds; the download within minutes
+                etag = self.metadata().etag  # offline, hf_hub_download fails after minutes only
             except Exception as error:
                 if cached is None or isinstance(error, BUGS):
                     raise
@@ -945,7 +946,7 @@ def classify_hub_error(error: BaseException, hub_file: HubFile) -> Exception:
     response = find_response(error)
     if response is not None:
         return classify_refusal(response, chain, hub_file)
-    host = re.sub(".*://", "", import_hub().constants.ENDPOINT)
+    host = re.sub(".*(://|@)", "", import_hub().constants.ENDPOINT)  # without user:password@
     return HubError(f"no download from {host}: {first_line(chain[-1])}")
 
 
@@ -1091,7 +1092,8 @@ def has_h264_decoder(codecs: str) -> bool:
     """Return whether a listing by `ffmpeg -codecs` has the decoder named `h264`.
 
     Others do not count: libopenh264 gives wrong pixels for B-frames without an error, and the rest
-    need their hardware. A row without `(decoders: ...)` has only the decoder named like the codec.
+    need their hardware. Rows look like `DEV.LS h264  H.264 ... (decoders: h264 h264_qsv)`, or have
+    no list if the only decoder is named like the codec.
     """
     row = re.search(r"^ *D\S+ +h264 .*", codecs, re.MULTILINE)
     decoders = re.search(r"\(decoders: ([^)]*)\)", row[0]) if row else None
@@ -1101,13 +1103,11 @@ def has_h264_decoder(codecs: str) -> bool:
 def run_ffmpeg(
     program: str, *arguments: str, cwd: Path | None = None, timeout_s: float | None = None
 ) -> FfmpegResult:
-    """Run ffmpeg. No other function starts a child process.
+    """Run ffmpeg; if it crashes, `cwd` gets its core file. No other function starts a process.
 
-    A core file, if it crashes, lands in `cwd`. Raise SequenceError if it does not end, FatalError
-    if it cannot be started or is killed.
+    Raise SequenceError if it does not end, FatalError if it cannot be started or is killed.
     """
-    environment = {k: v for k, v in os.environ.items() if not NOT_FOR_FFMPEG.match(k)}
-    environment["AV_LOG_FORCE_NOCOLOR"] = "1"
+    variables = {k: v for k, v in os.environ.items() if not NOT_FOR_FFMPEG.match(k)}
     timeout_s = timeout_s or FFMPEG_TIMEOUT_S
     command = [program, "-nostdin", "-nostats", *arguments]
     LOG.debug("%s", " ".join(map(shlex.quote, command)))
@@ -1115,8 +1115,8 @@ def run_ffmpeg(
         with subprocess.Popen(
             command,
             cwd=None if os.name == "nt" else cwd,  # Windows: not in one with a long path
-            env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            env={**variables, "AV_LOG_FORCE_NOCOLOR": "1"},
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         ) as child:
             try:
                 output, log = child.communicate(timeout=timeout_s)
@@ -1334,9 +1334,9 @@ def summarize(texts: Sequence[str]) -> str:
 def extract_frames(video: Video, frame_ids: Sequence[int], frames_dir: Path) -> None:
     """Write f00.png, f01.png, ..., each proven to be the frame that a full decode has there.
 
-    A decode that starts at a keyframe has to prove its frames. Where it cannot, the video is
-    decoded from the start. Raise SequenceError if that fails, and StreamingNotPossible if part of
-    the video is not enough to be sure.
+    A decode that starts at a keyframe counts only if ffmpeg's log proves its frames. Otherwise the
+    video is decoded from the start. Raise SequenceError if that fails, and StreamingNotPossible if
+    part of the video is not enough to be sure.
     """
     count = 0
     for group in group_by_seek(frame_ids, video.keyframe_ids) if video.is_seekable else []:
@@ -1495,8 +1495,8 @@ def parse_decoder_log(
 ) -> DecodeResult:
     """Return what the log says up to the frame whose key, a time or a number, is the last one.
 
-    Errors before the first frame do not count if the video is not seekable: one that was cut in
-    the middle starts with pictures that nobody can decode, and ffmpeg drops them.
+    Errors before the first frame do not count if the video is not seekable: if it was cut out of a
+    longer one, it starts with pictures that nobody can decode, and ffmpeg drops them.
     """
     lines = [number for number, line in enumerate(log) if FRAME_LINE.fullmatch(line)]
     count = keys.index(last) + 1 if last in keys else len(keys)
@@ -1632,7 +1632,7 @@ def packet_ranges(
     video: Video, frame_id_lists: Sequence[Sequence[int]]
 ) -> Iterator[tuple[int, int]]:
     """Yield what ffmpeg reads for each list, as (first, last + 1) in the list of packets."""
-    yield 0, STREAM_SLACK_PACKETS  # it looks at the first packets before it seeks
+    yield 0, STREAM_SLACK_PACKETS  # ffmpeg looks at the first packets before it seeks
     indices = {packet.pts: index for index, packet in enumerate(video.packets)}
     last = len(video.pts) - 1
     for frame_ids in frame_id_lists:
@@ -1919,7 +1919,7 @@ def make_contact_sheet(frames_dir: Path, frame_ids: Sequence[int]) -> bytes:
 
 # --- Ready sequences, staging, publishing
 
-RESUME_HINT = "then run the same command again"
+RESUME_HINT = "fix that, then run the same command again"
 STAGING_PREFIX = ".preparing-"
 STALE_AFTER_S = 24 * 3600.0
 OWN_IMAGE = re.compile(r"(f\d\d+|f00_ann|crop)\.png")
@@ -1979,10 +1979,9 @@ def reason_not_ready(job: SequenceJob) -> str | None:
 def explain_metadata(job: SequenceJob, metadata: Metadata) -> str | None:
     """Return how the metadata differs from what this run would write, or None."""
     source = metadata.get("source")
-    if not os.path.isdir(job.directory / "frames"):
-        return "not prepared yet"
     if not metadata:
-        return f"{META_NAME} is missing or incomplete"
+        has_frames = os.path.isdir(job.directory / "frames")
+        return f"{META_NAME} is missing or incomplete" if has_frames else "not prepared yet"
     if not isinstance(source, dict):
         return "prepared by another program"
     frame_ids = parse_ascending_ids(metadata.get("frame_ids")) or ()
@@ -2055,8 +2054,8 @@ def staging_dir(output_dir: Path) -> Iterator[Path]:
     except OSError as error:
         place = error.filename2 or error.filename or output_dir
         raise FatalError(
-            f"{place} cannot be written: {error.strerror or error}; fix that or choose another "
-            f"--output-dir, {RESUME_HINT}"
+            f"{place} cannot be written: {error.strerror or error}; {RESUME_HINT}, or choose "
+            "another --output-dir"
         ) from error
 
 
@@ -2078,9 +2077,9 @@ def exclusive(directory: Path) -> Iterator[None]:
 def publish_sequence(job: SequenceJob, staged: Path) -> None:
     """Move the staged files to their final names, the metadata last.
 
-    Until then the sequence counts as incomplete. Files of the same name are replaced and only
-    others are removed, so runs that publish the same sequence at the same time do each other no
-    harm, even where there are no locks. Files that are not ours stay.
+    Until then the sequence counts as incomplete. New files replace those of the same name, and of
+    our other files only those without a successor are removed: so runs that publish the same
+    sequence at the same time do each other no harm, even where there are no locks.
     """
     frames_dir = job.directory / "frames"
     frames_dir.mkdir(parents=True, exist_ok=True)
@@ -2396,7 +2395,7 @@ DEMO_ROBOT = (
     "color=c=0xd9822b:s=90x150:r=30:d=12,drawbox=x=15:y=20:w=60:h=34:c=0x24303c:t=fill,"
     "drawbox=x=0:y=125:w=iw:h=25:c=0x24303c:t=fill"
 )
-# The upper left corner, in pixels; even, since chroma is. (overlay counts its n from 1.)
+# The robot's corner in pixels: even numbers, since chroma has half the resolution.
 DEMO_PATH = "overlay=x='120+2*round(30*t)':y=360"
 
 
@@ -2566,10 +2565,17 @@ def parse_seq_ids(text: str) -> list[str]:
         try:
             ids = Path(text[1:]).expanduser().read_text(encoding="utf-8-sig").split()
         except (OSError, ValueError) as error:
-            raise argparse.ArgumentTypeError(f"{text} cannot be read: {error}") from error
+            reason = getattr(error, "strerror", None) or "not UTF-8 text"
+            raise argparse.ArgumentTypeError(f"{text} cannot be read: {reason}") from error
     if not ids:
         raise argparse.ArgumentTypeError(f"{text} holds no seq_id")
     return [seq_id.replace("/", "__") for seq_id in ids]
+
+
+def parse_benchmark(text: str) -> str:
+    """Return a path, or an address without the parts that may be secret."""
+    is_address = re.match("https?://", text)
+    return re.sub(r"[?#].*|(?<=//)[^/@]*@", "", text) if is_address else parse_path(text)
 
 
 def parse_path(text: str) -> str:
@@ -2584,7 +2590,8 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument_group("what to prepare").add_argument
-    add("--benchmark", metavar="PATH", type=parse_path, help="benchmark file, JSON or JSON Lines; "
+    add("--benchmark", metavar="PATH", type=parse_benchmark,
+        help="benchmark file, JSON or JSON Lines; "
         "or hf://datasets/OWNER/NAME/PATH (required, except with --demo)")
     add("--sequences", metavar="ID", nargs="+", action="extend",
         type=parse_seq_ids,
@@ -2683,6 +2690,8 @@ def load_benchmark(args: argparse.Namespace) -> list[SotSequence]:
         sequences, problems = read_benchmark(place.read_bytes())
     except OSError as error:
         reason = "it is a folder" if place.is_dir() else error.strerror
+        if args.demo:
+            raise FatalError("the demo is not made yet: run --demo without --check") from error
         raise FatalError(
             f"--benchmark {place} cannot be read: {reason}; expected a file or "
             "hf://datasets/OWNER/NAME/PATH"
@@ -2852,21 +2861,21 @@ def summarize_too_short(options: Sequence[Mapping[str, int]]) -> str:
 
 
 def write_manifest(
-    jobs: Sequence[SequenceJob], ready: Mapping[str, Metadata], args: argparse.Namespace
+    jobs: Sequence[SequenceJob], args: argparse.Namespace
 ) -> tuple[dict[str, Metadata], bool]:
     """Write gt_requests.json if its content changes; return what is ready, and whether to send it.
 
-    Another run may write it at the same time, so look once more whether it says what is ready.
+    Another run may write it at the same time, so look again whether it says what is ready.
     """
     path = Path(args.output_dir, MANIFEST_NAME)
     for _ in range(3):  # runs with different options would go on for ever
-        all_ready = {**ready, **find_ready(job for job in jobs if job.seq_id not in ready)}
-        content = build_gt_requests(jobs, all_ready, args)
+        ready = find_ready(jobs)
+        content = build_gt_requests(jobs, ready, args)
         if read_json_object(path) == content:
             break
         with staging_dir(path.parent) as staging:
             write_file(path, encode_json(content), staging)
-    return all_ready, content["submission_required"]
+    return ready, content["submission_required"]
 
 
 def run(args: argparse.Namespace) -> int:
@@ -2888,16 +2897,18 @@ def run(args: argparse.Namespace) -> int:
     except (FatalError, KeyboardInterrupt) as error:
         state = f"{len(find_ready(jobs))} of {len(jobs)} sequences are ready in {args.output_dir}"
         raise type(error)(f"{error}; {state}") from error
-    ready, submission_required = write_manifest(all_jobs, ready_before, args)
+    ready, submission_required = write_manifest(all_jobs, args)
     count = len(ready.keys() & {job.seq_id for job in jobs} - errors.keys())
-    unknown = f", {len(unknown_ids)} not in the benchmark" if unknown_ids else ""
+    lost = len(jobs) - count - len(errors)
+    notes = f", {len(unknown_ids)} not in the benchmark" if unknown_ids else ""
+    notes += f", {lost} changed by another run" if lost else ""
     print_lines(
         f"{count_sequences(count)} ready in {args.output_dir} ({len(ready_before)} "
         f"{'was' if len(ready_before) == 1 else 'were'} ready before), {len(errors)} failed"
-        f"{unknown}; {format_duration(time.monotonic() - start)}"
+        f"{notes}; {format_duration(time.monotonic() - start)}"
     )
     log_next_steps(jobs, ready, submission_required, args)
-    return 1 if errors or unknown_ids else 0
+    return 0 if count == len(jobs) and not unknown_ids else 1
 
 
 def log_next_steps(
@@ -2909,7 +2920,11 @@ def log_next_steps(
     """Say what the evaluator will stumble over, and what the user can do about it."""
     if submission_required:
         path = Path(args.output_dir, MANIFEST_NAME)
-        LOG.info("These frames are not the benchmark's own: for ground truth, send in %s.", path)
+        LOG.info(
+            "These frames are not the benchmark's own: for ground truth, send %s to the "
+            "benchmark's maintainers.",
+            path,
+        )
     sources = (metadata["source"]["revision"] for metadata in ready.values())
     commits = collections.Counter(filter(None, sources)).most_common()
     if len(commits) > 1:
@@ -2919,7 +2934,7 @@ def log_next_steps(
             ", ".join(f"{commit} ({count})" for commit, count in commits),
         )
     log_ground_truth(jobs, ready, args)
-    if args.demo:
+    if args.demo and jobs[0].seq_id in ready:
         quote = '"{}"'.format if os.name == "nt" else shlex.quote
         paths = map(quote, (args.benchmark, args.video_dir, args.output_dir))
         LOG.info("Look at: %s", jobs[0].directory / "frames" / "f00_ann.png")
@@ -2933,33 +2948,33 @@ def log_ground_truth(
     jobs: Sequence[SequenceJob], ready: Mapping[str, Metadata], args: argparse.Namespace
 ) -> None:
     """Say which gt.json files are missing, or do not list the frames that are there."""
-    with_gt = [job for job in jobs if os.path.lexists(job.directory / GT_NAME)]
-    foreign = [job.seq_id for job in with_gt if not lists_frames(job)]
+    foreign, lacking, has_stubs = [], 0, False
+    for job in jobs:
+        content = read_json_object(job.directory / GT_NAME)
+        listed = content.get("source_frame_ids"), content.get("frame_ids")
+        if not os.path.lexists(job.directory / GT_NAME):
+            lacking += 1
+        elif is_gt_stub(content):
+            has_stubs = True
+        elif list(job.frame_ids) not in listed:
+            foreign.append(job.seq_id)
     if foreign:
         LOG.warning(
             "%s: gt.json is not this program's, was left alone, and does not list these frames",
             count_and_first(foreign),
         )
     most = max((len(metadata["frame_ids"]) for metadata in ready.values()), default=0)
-    if args.gt_stub and most > args.nframes:
+    if has_stubs and most > args.nframes:
         LOG.info(
             "gt.json lists %d of the %d frames that are there; for all, run again with "
             "--nframes %d.",
             *(args.nframes, most, most),
         )
-    is_complete = all(job.seq_id in ready for job in jobs)
-    if is_complete and not with_gt and not args.demo:
+    if lacking and not args.demo and all(job.seq_id in ready for job in jobs):
         LOG.info(
-            "The evaluator finds sequences by their gt.json, and none has one: run again with "
-            "--gt-stub."
+            "The evaluator finds sequences by their gt.json, and %s: run again with --gt-stub.",
+            "none has one" if lacking == len(jobs) else f"{lacking} of {len(jobs)} have none",
         )
-
-
-def lists_frames(job: SequenceJob) -> bool:
-    """Return whether the gt.json of a sequence is a stub of ours, or lists this run's frames."""
-    content = read_json_object(job.directory / GT_NAME)
-    listed = content.get("source_frame_ids"), content.get("frame_ids")
-    return is_gt_stub(content) or list(job.frame_ids) in listed
 
 
 def format_duration(seconds: float) -> str:
@@ -2989,7 +3004,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(args)
     except OSError as error:
         place = error.filename or "a file"
-        LOG.error("%s: %s; fix that, %s", place, error.strerror or error, RESUME_HINT)
+        LOG.error("%s: %s; %s", place, error.strerror or error, RESUME_HINT)
     except (FatalError, SequenceError) as error:
         LOG.error("%s", error)
         LOG.debug("", exc_info=True)

@@ -373,7 +373,7 @@ def test_manifest_covers_what_is_ready_whichever_run_prepared_it(world_of_three_
     assert_manifest([LAB_ID], False, [[0, 1], [3, 4]], 1)
     run = world.prepare("--stride", 4, nframes=2)
     assert_manifest([LAB_ID], True, [[0, 4], [3, 7]], 4)
-    assert run.code == 1 and f"send in {world.output / 'gt_requests.json'}" in run.err
+    assert run.code == 1 and f"send {world.output / 'gt_requests.json'} to" in run.err
 
 
 # ---------------------------------------------------------------- ground truth, and hostile files
