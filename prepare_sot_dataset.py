@@ -795,7 +795,8 @@ def download_bar_options(label: str) -> dict[str, Any]:
 def hub_variables() -> str:
     """Return the environment variables that are set and that the hub's client obeys."""
     form = re.compile(r"HF_.*|SSL_CERT_.*|(REQUESTS|CURL)_CA_BUNDLE|(?i:\w+_proxy)")
-    names = [name for name in os.environ if form.fullmatch(name) and name not in HUB_SETTINGS]
+    ours = {*HUB_SETTINGS, "HF_HUB_DISABLE_PROGRESS_BARS"}
+    names = [name for name in os.environ if form.fullmatch(name) and name not in ours]
     return ", ".join(sorted(names)) or "its installation"
 
 
