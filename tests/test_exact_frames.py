@@ -298,6 +298,8 @@ HOSTILE_VIDEOS = {
     "huge_packet": HostileVideo(changed(f"{STBL}stsz", 20 + 4 * 26, ">I", 1 << 30), ANY),
     "jittered_times": HostileVideo(changed(f"{STBL}stts", 0, ">242I", 0, COUNT, *JITTER), ANY),
     "equal_times": HostileVideo(changed(f"{STBL}stts", 0, ">4I", 0, 1, COUNT, 0), ANY),
+    "keyframe_at_the_time_of_the_next": HostileVideo(
+        changed(f"{STBL}stts", 0, ">10I", 0, 4, 25, 512, 1, 0, COUNT - 27, 512, 1, 1024), ids=(26,)),
     "file_order": HostileVideo(changed(f"{STBL}ctts", 0, ">4I", 0, 1, COUNT, 0), ANY),
     "wrong_keyframes": HostileVideo(changed(f"{STBL}stss", 0, ">62I", 0, 60, *range(1, 121, 2))),
     "no_keyframes": HostileVideo(changed(f"{STBL}stss", 0, ">2I", 0, 0)),
