@@ -254,6 +254,12 @@ def test_faults_of_plain_http(hub_world: HubWorld) -> None:
     assert re.search("Error while downloading from http://", run.err), run.err
 
 
+def test_quiet_run_tells_no_warning_of_the_client(hub_world: HubWorld) -> None:
+    hub_world.hub.fault(ONE, "stall", stage="cdn", after=1000)
+    run = hub_world.prepare("--quiet", *only(ONE), env={**PLAIN_HTTP, "HF_HUB_VERBOSITY": "info"})
+    assert (run.code, run.err) == (0, "") and hub_world.hub.count("cdn", ONE) == 2
+
+
 XET_FAULTS: list[tuple[str, str, str, dict[str, Any]]] = [  # stage, kind, words, options
     ("token", "401", "401", {}), ("token", "stall", "time", {}),
     ("cas", "503", "", {}), ("cas", "stall", "", {}), ("cas", "refused", "", {}),
@@ -344,6 +350,8 @@ SETTINGS: list[tuple[dict[str, str | None], Sequence[str], str]] = [
     ({"HF_HUB_OFFLINE": "1"}, (), "HF_HUB_OFFLINE.*not in the cache.*--revision"),
     ({}, ("--hf-token", "UNMISTAKABLE\u20ac"), "token"),
     ({"HF_TOKEN": "UNMISTAKABLE y"}, (), "token"),
+    # The client's own words quote this one.
+    *[({"HUGGING_FACE_HUB_TOKEN": "UNMISTAKABLE\x0by"}, (), "a setting cannot work.*<token>")] * HAS_XET,
 ]
 
 
