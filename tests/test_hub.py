@@ -387,7 +387,7 @@ def test_certificate_that_is_not_trusted_stops_the_run(hub_world: HubWorld) -> N
 def test_bug_shows_its_traceback_and_is_not_retried(hub_world: HubWorld, name: str, bug: str) -> None:
     if name == "get_hf_file_metadata":  # what is in the cache is no way around it
         assert hub_world.prepare(*only(ONE), output="earlier").code == 0
-    run = hub_world.world.prepare(nframes=2, constants={f"huggingface_hub.{name}": None})
+    run = hub_world.world.prepare(*only(ONE), nframes=2, constants={f"huggingface_hub.{name}": None})
     assert (run.code, retries(run)) == (1, []), run
     assert "Traceback" in run.err and re.search(f"^{bug}: ", run.err, re.MULTILINE), run.err
     assert not run.errors

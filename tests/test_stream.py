@@ -22,6 +22,7 @@ def test_streamed_output_is_the_same_and_leaves_nothing_in_the_cache(hub_world: 
     hub_world.lay_out(2, BIG)
     streamed = hub_world.prepare("--stream")
     assert streamed.code == 0 and hub_world.is_ready(ONE) and hub_world.is_ready(TWO)
+    assert "Streaming Warehouse_016/Camera_01.mp4 (video 1 of 2)" in streamed.err  # not the size of the whole
     assert hub.bytes_sent("cdn") < BIG / 8 and hub.bytes_sent("xorb") == 0 and not hub_world.cached_files(ONE)
     tokens = {request.authorization for request in hub.requests if request.host == "hub"}
     assert tokens == {f"Bearer {FLAG_TOKEN}"}
