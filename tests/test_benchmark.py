@@ -189,7 +189,7 @@ INCOMPLETE = {
     "scene": without(MINIMAL, "scene"),
     "camera": {**MINIMAL, "camera": None},
     "init_frame_id": NO_FRAMES,
-    "init_bbox": {**without(STANDARD, "init_bbox"), "gt_bboxes": {"5615": BOX}},
+    "init_bbox": {**without(STANDARD, "init_bbox"), "gt_bboxes": {"5600": [9, 9, 8, 8], "5615": BOX}},
 }
 
 
