@@ -160,9 +160,9 @@ def test_missing_fields_are_derived(record: Record, expected: Record) -> None:
 
 NAN, INFINITY = float("nan"), float("inf")
 NO_TEXTS: list[Any] = [True, [], {}, ""]
-NO_NAMES = [*NO_TEXTS, 1.5, "..", ".hidden", "../../x", "a\\b", "C:x", "a b", "\u00e9", "a\n", "x" * 201]
+NO_NAMES = [*NO_TEXTS, 1.5, "..", ".hidden", "../../x", "a\\b", "C:x", "a b", "\u00e9", "a\n", "x" * 201, "a.", "CON"]
 NO_FOLDERS = [*NO_NAMES, "a/b", "/etc/x", 5]
-NO_FRAME_IDS = [-1, 1.5, "-1", "1.5", "x", True, [], {}, 10 ** 30, NAN, INFINITY]
+NO_FRAME_IDS = [-1, 1.5, "-1", "1.5", "x", "1_0", True, [], {}, 10 ** 30, NAN, INFINITY]
 NO_BOXES: list[Any] = [
     [], {}, "1,2,3,4", 5, [1, 2, 3], [1, 2, 3, 4, 5], [1, 2, 3, "4x"], [1, 2, 3, "nan"], [1, 2, 3, None],
     [1, 2, True, 4], [[1], 2, 3, 4], [NAN, 2, 3, 4], [1, 2, INFINITY, 4], [-INFINITY, 2, 3, 4],
@@ -172,7 +172,8 @@ NO_ASCENDING_IDS: list[Any] = [
     5, "5600", {}, [5600, 5600], [5600, 5599], [5600, "x"], [5600, 5615.5], [5600, None], [5600, [5615]],
     [-5, 3], [5600, True], [5600, 10 ** 30], [5601, 5615]]
 INVALID: dict[str, tuple[list[Any], str]] = {  # field -> values, and what the message says of them
-    "seq_id": (NO_NAMES, r"file name.*\{scene\}__\{camera\}__\{init_frame_id\}__obj\{object_id\}"),
+    "seq_id": ([*NO_NAMES, "GT_requests.json", "demo_source"],
+               r"(?:reserved|file name.*\{scene\}__\{camera\}__\{init_frame_id\}__obj\{object_id\})"),
     "scene": (NO_FOLDERS, "name"),
     "camera": (NO_FOLDERS, "name"),
     "object_id": ([*NO_TEXTS, NAN], "number or a text"),
@@ -188,7 +189,7 @@ INCOMPLETE = {
     "scene": without(MINIMAL, "scene"),
     "camera": {**MINIMAL, "camera": None},
     "init_frame_id": NO_FRAMES,
-    "init_bbox": {**without(STANDARD, "init_bbox"), "gt_bboxes": {"5615": BOX}},
+    "init_bbox": {**without(STANDARD, "init_bbox"), "gt_bboxes": {"5600": [9, 9, 8, 8], "5615": BOX}},
 }
 
 

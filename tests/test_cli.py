@@ -157,9 +157,15 @@ def test_force_prepares_what_is_selected_again(prepared: World, finished: Path) 
 
 
 def test_a_stub_of_fewer_frames_than_are_there_is_told(prepared: World) -> None:
-    told = r"gt\.json lists 2 of the 3 frames that are there; for all, .* --nframes 3\."
+    told = ["gt.json lists 2 of the 3 frames that are there; for all, run again with --nframes 3."]
     runs = [prepared.prepare("--gt-stub", nframes=nframes) for nframes in (2, 3)]
-    assert [len(re.findall(told, run.err)) for run in runs] == [1, 0]
+    assert [re.findall("gt.json lists.*", run.err) for run in runs] == [told, []]
+
+
+def test_video_dir_may_be_the_subdirectory_of_the_repository(unprepared: World, finished: Path) -> None:
+    folder = unprepared.videos / "MTMC_Tracking_2025"
+    run = unprepared.prepare("--video-dir", folder, "--repo-subdir", "/MTMC_Tracking_2025/", nframes=3)
+    assert run.code == 0 and run.tree == tree(finished)
 
 
 def test_verbose_shows_command_lines_and_tracebacks(unprepared: World) -> None:
@@ -357,6 +363,7 @@ def test_check_of_each_state(prepared: World) -> None:
     closing = "Check: 3 ready, 0 partly there, 0 missing; videos needed: 0 (0 at hand)"
     assert check(prepared).out.splitlines() == [f"ready   {seq_id}" for seq_id in SEQ_IDS] + [closing]
     assert check(prepared, "--quiet", nframes=2)[:2] == (0, closing + "\n")
+    assert prepared.prepare("--check", "--sequences", SEQ_IDS[0], "unknown", nframes=3).code == 1
     for options, reason in ((["--stride", 5], "--stride"), (["--nframes", 5], "--nframes"),
                             (["--gt-stub"], r"gt\.json"), (["--contact-sheet"], r"contact_sheet\.jpg")):
         assert len(re.findall(f"^partly .*{reason}", check(prepared, *options).out, re.M)) == 3

@@ -285,6 +285,7 @@ HOSTILE_VIDEOS = {
     "one_pixel": HostileVideo(film("-vf", "format=rgb24,scale=1:1", "-c:v", "png"), ids=(0, 11)),
     "8192_wide": HostileVideo(film(*H264, size="8192x64"), ids=(0, 6, 11)),
     "wrong_size_in_the_index": HostileVideo(changed(f"{STBL}stsd", 48, ">HH", 1920, 1080)),
+    "starts_within_a_group": HostileVideo(film(*H264, "-bsf:v", "noise=drop=lt(n\\,3)"), ids=(3,)),
     "two_sizes": HostileVideo(joined(film(*H264), film(*H264, size="96x64")), SIZES, (0, 6, 14, 23)),
     "two_colours": HostileVideo(joined(film(*H264, "-colorspace", "bt709"),
                                        film(*H264, "-colorspace", "smpte170m")), ids=(0, 6, 12, 14, 23)),
@@ -298,6 +299,8 @@ HOSTILE_VIDEOS = {
     "huge_packet": HostileVideo(changed(f"{STBL}stsz", 20 + 4 * 26, ">I", 1 << 30), ANY),
     "jittered_times": HostileVideo(changed(f"{STBL}stts", 0, ">242I", 0, COUNT, *JITTER), ANY),
     "equal_times": HostileVideo(changed(f"{STBL}stts", 0, ">4I", 0, 1, COUNT, 0), ANY),
+    "keyframe_at_the_time_of_the_next": HostileVideo(
+        changed(f"{STBL}stts", 0, ">10I", 0, 4, 25, 512, 1, 0, COUNT - 27, 512, 1, 1024), ids=(26,)),
     "file_order": HostileVideo(changed(f"{STBL}ctts", 0, ">4I", 0, 1, COUNT, 0), ANY),
     "wrong_keyframes": HostileVideo(changed(f"{STBL}stss", 0, ">62I", 0, 60, *range(1, 121, 2))),
     "no_keyframes": HostileVideo(changed(f"{STBL}stss", 0, ">2I", 0, 0)),
@@ -371,9 +374,10 @@ HARMLESS = ["[error] SEI type 1", "[error] mmco: unref short failure",
             "[error] number of reference frames (0+5) exceeds max (4)"]
 
 
-def prepare_with_fake_ffmpeg(world: World, *steps: Any, when: str, **options: Any) -> Run:
+def prepare_with_fake_ffmpeg(
+        world: World, *steps: Any, when: str, ids: Sequence[int] = (2, 4), **options: Any) -> Run:
     world.video("h264_bframes")
-    world.records(clips.record([2, 4]))
+    world.records(clips.record(ids))
     fake = fake_ffmpeg(world.folder / "fake", *steps, when=when)
     run = world.prepare(nframes=2, env=fake.env, **options)
     assert_explained(run)
@@ -384,6 +388,11 @@ def prepare_with_fake_ffmpeg(world: World, *steps: Any, when: str, **options: An
 def test_harmless_errors_are_told_once_where_every_packet_gave_its_frame(world: World) -> None:
     run = prepare_with_fake_ffmpeg(world, ["say", "\n".join(HARMLESS) + "\n"], when=".png")
     assert run.code == 0 and run.err.count("mmco: unref short failure") == 1, run
+
+
+def test_after_a_seek_they_could_mean_that_a_picture_is_missing(world: World) -> None:
+    run = prepare_with_fake_ffmpeg(world, ["say", "\n".join(HARMLESS) + "\n"], when="-ss", ids=(30, 31))
+    assert run.code == 0 and "mmco" not in run.err, run  # decoded from the start instead
 
 
 @pytest.mark.parametrize("words, error", [

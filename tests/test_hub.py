@@ -34,7 +34,7 @@ def test_each_byte_comes_once_and_what_is_in_the_cache_never_again(hub_world: Hu
     hub = hub_world.hub
     run = hub_world.prepare()
     assert (run.code, hub_world.is_ready(ONE), hub_world.is_ready(TWO)) == (0, True, True)
-    assert "\r" not in run.err
+    assert "%" not in run.err  # no progress bar
     sent = hub_world.bytes_sent()
     assert 1.0 <= sent[0] / (2 * SMALL) < 1.01 and sent[1] == 0
     count = len(hub.requests)
@@ -202,7 +202,7 @@ HUB_FAULTS = [
     Fault("hub", "429", "429.* in 1 s", options={"headers": [("Retry-After", "1")]}),
     Fault("hub", "503", "503", 4, fails=True),  # the video in between has shown that there is a way
     Fault("hub", "404-EntryNotFound", "not found.*404", 0, fails=True),
-    Fault("hub", "429", "429.* in 2 s", options={"headers": [("RateLimit", '"api";r=0;t=2')]}),
+    Fault("hub", "429", "429.* in 300 s", options={"headers": [("RateLimit", '"api";r=0;t=9999')]}),
     *[Fault("hub", kind, kind[:3], None) for kind in ("408", "425", "500", "502 Proxy Error", "503")],
     Fault("hub", "reset", "connection", None),
     Fault("hub", "stall", "time", None),
@@ -252,6 +252,12 @@ def test_faults_of_plain_http(hub_world: HubWorld) -> None:
     assert not re.search("token|terms|--repo-|not found", run.err), run.err
     # The client quotes the address, and hub_world.prepare looks for its signature.
     assert re.search("Error while downloading from http://", run.err), run.err
+
+
+def test_quiet_run_tells_no_warning_of_the_client(hub_world: HubWorld) -> None:
+    hub_world.hub.fault(ONE, "stall", stage="cdn", after=1000)
+    run = hub_world.prepare("--quiet", *only(ONE), env={**PLAIN_HTTP, "HF_HUB_VERBOSITY": "info"})
+    assert (run.code, run.err) == (0, "") and hub_world.hub.count("cdn", ONE) == 2
 
 
 XET_FAULTS: list[tuple[str, str, str, dict[str, Any]]] = [  # stage, kind, words, options
@@ -344,6 +350,8 @@ SETTINGS: list[tuple[dict[str, str | None], Sequence[str], str]] = [
     ({"HF_HUB_OFFLINE": "1"}, (), "HF_HUB_OFFLINE.*not in the cache.*--revision"),
     ({}, ("--hf-token", "UNMISTAKABLE\u20ac"), "token"),
     ({"HF_TOKEN": "UNMISTAKABLE y"}, (), "token"),
+    # The client's own words quote this one.
+    *[({"HUGGING_FACE_HUB_TOKEN": "UNMISTAKABLE\x0by"}, (), "a setting cannot work.*<token>")] * HAS_XET,
 ]
 
 
@@ -379,7 +387,7 @@ def test_certificate_that_is_not_trusted_stops_the_run(hub_world: HubWorld) -> N
 def test_bug_shows_its_traceback_and_is_not_retried(hub_world: HubWorld, name: str, bug: str) -> None:
     if name == "get_hf_file_metadata":  # what is in the cache is no way around it
         assert hub_world.prepare(*only(ONE), output="earlier").code == 0
-    run = hub_world.world.prepare(nframes=2, constants={f"huggingface_hub.{name}": None})
+    run = hub_world.world.prepare(*only(ONE), nframes=2, constants={f"huggingface_hub.{name}": None})
     assert (run.code, retries(run)) == (1, []), run
     assert "Traceback" in run.err and re.search(f"^{bug}: ", run.err, re.MULTILINE), run.err
     assert not run.errors

@@ -9,7 +9,7 @@ import pytest
 from tests import clips
 from tests.hub_server import Request
 from tests.hub_world import (
-    BIG, CAMERAS, FLAG_TOKEN, ONE, TWO, HubWorld, padded, path_of, record, retries, video)
+    BIG, CAMERAS, FLAG_TOKEN, ONE, TWO, HubWorld, padded, path_of, record, retries)
 from tests.test_hub import FILE_FAULTS, prepare_with_faults
 from tests.world import clip
 
@@ -22,6 +22,7 @@ def test_streamed_output_is_the_same_and_leaves_nothing_in_the_cache(hub_world: 
     hub_world.lay_out(2, BIG)
     streamed = hub_world.prepare("--stream")
     assert streamed.code == 0 and hub_world.is_ready(ONE) and hub_world.is_ready(TWO)
+    assert "Streaming Warehouse_016/Camera_01.mp4 (video 1 of 2)" in streamed.err  # not the size of the whole
     assert hub.bytes_sent("cdn") < BIG / 8 and hub.bytes_sent("xorb") == 0 and not hub_world.cached_files(ONE)
     tokens = {request.authorization for request in hub.requests if request.host == "hub"}
     assert tokens == {f"Bearer {FLAG_TOKEN}"}
@@ -66,16 +67,19 @@ def test_whole_video_comes_where_a_part_does_not_work_or_does_not_pay(hub_world:
     assert reasons == [*zip(cameras, expected)], run.err
 
 
-def test_branch_that_moves_meanwhile_gives_no_mixture(hub_world: HubWorld) -> None:
+@pytest.mark.parametrize("kind", ["h264_bframes", "vp9"])  # of which a part is enough, or not
+def test_branch_that_moves_meanwhile_gives_no_mixture(hub_world: HubWorld, kind: str) -> None:
     hub_world.lay_out(1, BIG)
     hub = hub_world.hub
+    hub.put(path_of(ONE), padded(clip(kind).read_bytes(), BIG))
 
     def move_branch(request: Request) -> None:
         if request.host == "hub" and hub.count("hub") == 3:
-            hub.put(path_of(ONE), video(TWO, BIG))
+            hub.put(path_of(ONE), padded(clip(kind).read_bytes(), BIG, b"moved"))
 
     hub.before_answer = move_branch
-    assert hub_world.prepare("--stream").code == 0 and hub.count("hub") > 3
+    run = hub_world.prepare("--stream")
+    assert run.code == 0 and hub.count("hub") > 3 and ("was not enough" in run.err) == (kind == "vp9")
     revisions = [request.path.split("/resolve/")[1].split("/")[0] for request in hub.requests
                  if request.host == "hub" and "/resolve/" in request.path]
     assert revisions == ["main", *[hub.commit] * (len(revisions) - 1)]
