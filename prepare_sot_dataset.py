@@ -2665,8 +2665,9 @@ def find_mistake(args: argparse.Namespace) -> str | None:
         return "--benchmark is required (or try --demo)"
     if not args.output_dir:
         return f"--output-dir is required, for example SOT_prepared_{args.nframes}f"
-    if os.path.exists(args.output_dir) and not os.path.isdir(args.output_dir):
-        return f"--output-dir {args.output_dir}: not a folder"
+    for option, path in ("--output-dir", args.output_dir), ("--hf-cache-dir", args.hf_cache_dir):
+        if path and os.path.exists(path) and not os.path.isdir(path):
+            return f"{option} {path}: not a folder"
     if args.video_dir and not args.demo and not os.path.isdir(args.video_dir):
         return f"--video-dir {args.video_dir}: no such folder"
     if ".." in args.repo_subdir.split("/"):

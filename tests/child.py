@@ -57,8 +57,10 @@ def restore_interrupt() -> None:
 def start_only(programs: list[str]) -> None:
     """Let every other program look as if it were not installed."""
     def hook(event: str, arguments: Any) -> None:
-        if event == "subprocess.Popen" and str(arguments[0] or arguments[1][0]) not in programs:
-            raise FileNotFoundError(2, "No such file or directory")
+        if event == "subprocess.Popen":
+            started = str(arguments[0] or arguments[1].lstrip('"'))  # the whole command line on Windows
+            if not started.startswith(tuple(programs)):
+                raise FileNotFoundError(2, "No such file or directory")
 
     sys.addaudithook(hook)
 

@@ -41,7 +41,7 @@ def take_steps(steps, command):
         if name == "exit":
             return values[0]
         if name == "empty":  # an image, once the real ffmpeg has written it
-            emptied += values
+            emptied += [os.path.join(os.path.dirname(command[-1]), value) for value in values]
         else:
             STEPS[name](*values)
     code = run_real(command, replace=not emptied)

@@ -76,7 +76,8 @@ class World:
         self.env: dict[str, str | None] = {name: None for name in os.environ if ours.match(name)}
         self.env.update(HF_ENDPOINT="http://127.0.0.1:1", HF_HOME=str(folder / "hf_home"),
                         HF_HUB_DISABLE_TELEMETRY="1", NO_PROXY="127.0.0.1,localhost",
-                        no_proxy="127.0.0.1,localhost", PYTHONDONTWRITEBYTECODE="1")
+                        no_proxy="127.0.0.1,localhost", PYTHONDONTWRITEBYTECODE="1",
+                        PYTHONIOENCODING="utf-8")  # as `start` reads it, also on Windows
         self.only_as_child = False
 
     # ------------------------------------------------------------ what the program reads
