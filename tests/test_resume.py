@@ -546,7 +546,7 @@ def test_leftovers_of_killed_runs_are_removed_after_a_day(world: World, undistur
     killed = Options().prepare(world, changes=stop_before_change(world.output, 1, name=META))
     leftovers = temporary_files(killed.tree)
     assert killed.code == KILLED and leftovers
-    for days, left in ((0.9, leftovers), (1.1, [])):
+    for days, left in ((0.99, leftovers), (1.01, [])):
         make_older(world.output, days)
         run = Options().prepare(world)
         assert (run.code, temporary_files(run.tree)) == (0, left)
@@ -630,6 +630,16 @@ def test_a_run_that_pauses_is_not_disturbed(
     finally:
         os.kill(first.pid, signal.SIGCONT)
     assert_all_prepared(world, undisturbed, first)
+
+
+@posix_only("signals")
+def test_a_longer_series_that_another_run_has_prepared_meanwhile_stays(world: World, undisturbed: Outputs) -> None:
+    Options().write_records(world)
+    first = start_and_pause(world, "--nframes", 2, number=2)
+    second = world.prepare(nframes=3)
+    os.kill(first.pid, signal.SIGCONT)
+    assert (second.code, world.finish(first).code) == (0, 0)
+    assert visible(tree(world.output)) == visible(tree(undisturbed(Options(3))))
 
 
 @posix_only("signals")
