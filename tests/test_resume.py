@@ -166,6 +166,7 @@ def expected_output(options: Options, prepared: int, before: Path, undisturbed: 
 @given(OPTIONS, st.booleans(), STEPS)
 @example(Options(), True, [([], options) for options in STUBS_AND_SHEETS])
 @example(Options(4), True, [([], Options(gt_stub=True))])
+@example(Options(), True, [([(META, "another size")], Options())])
 @example(Options(), False, [([], Options())])
 @example(Options(103, stride=1), True, [([], ALL_OTHER)])  # names of three digits
 def test_any_state_any_options(
