@@ -794,7 +794,7 @@ def download_bar_options(label: str) -> dict[str, Any]:
 
 def hub_variables() -> str:
     """Return the environment variables that are set and that the hub's client obeys."""
-    form = re.compile(r"HF_.*|SSL_CERT_.*|(REQUESTS|CURL)_CA_BUNDLE|(?i:\w+_proxy)")
+    form = re.compile(r"HF_.*|HUGGING_FACE.*|SSL_CERT_.*|(REQUESTS|CURL)_CA_BUNDLE|(?i:\w+_proxy)")
     ours = {*HUB_SETTINGS, "HF_HUB_DISABLE_PROGRESS_BARS"}
     names = [name for name in os.environ if form.fullmatch(name) and name not in ours]
     return ", ".join(sorted(names)) or "its installation"
@@ -974,7 +974,7 @@ def classify_refusal(response: Any, chain: Sequence[BaseException], hub_file: Hu
     """
     status, address = response.status_code, str(response.url)
     is_from_hub = address.startswith(import_hub().constants.ENDPOINT) and "?" not in address
-    if is_from_hub and "/xet-read-token/" not in address and status not in (408, 425, 429):
+    if is_from_hub and "/xet-read-token/" not in address:
         names = {str(status), *(type(cause).__name__ for cause in chain)}
         for name, text in REFUSALS.items():
             if name in names:

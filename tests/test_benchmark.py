@@ -375,6 +375,8 @@ def test_manifest_covers_what_is_ready_whichever_run_prepared_it(world_of_three_
     run = world.prepare("--stride", 4, nframes=2)
     assert_manifest([LAB_ID], True, [[0, 4], [3, 7]], 4)
     assert run.code == 1 and f"send {world.output / 'gt_requests.json'} to" in run.err
+    world.prepare("--stride", 4, nframes=1)  # of one frame, too, the stride is the given one
+    assert_manifest([LAB_ID], False, [[0], [3]], 4)
 
 
 # ---------------------------------------------------------------- ground truth, and hostile files

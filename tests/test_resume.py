@@ -166,6 +166,7 @@ def expected_output(options: Options, prepared: int, before: Path, undisturbed: 
 @given(OPTIONS, st.booleans(), STEPS)
 @example(Options(), True, [([], options) for options in STUBS_AND_SHEETS])
 @example(Options(4), True, [([], Options(gt_stub=True))])
+@example(Options(), True, [([(META, "another size")], Options())])
 @example(Options(), False, [([], Options())])
 @example(Options(103, stride=1), True, [([], ALL_OTHER)])  # names of three digits
 def test_any_state_any_options(
@@ -295,7 +296,8 @@ def test_links_and_pipes_in_place_of_files_are_replaced_and_not_followed(
         target.write_text("not yours")
     if is_prepared:
         replace_copy(undisturbed(Options()), world.output)
-    for name in [*OWN_FILES, f"{SEQ_ID}/{GT}"]:
+    names = [name for name in OWN_FILES if not is_prepared or META not in name]  # with it, images are looked at
+    for name in [*names, f"{SEQ_ID}/{GT}"]:
         path = make_room_for(world.output / name)
         os.mkfifo(str(path)) if kind == "named pipe" else path.symlink_to(target)
     before = tree(world.folder)
@@ -546,7 +548,7 @@ def test_leftovers_of_killed_runs_are_removed_after_a_day(world: World, undistur
     killed = Options().prepare(world, changes=stop_before_change(world.output, 1, name=META))
     leftovers = temporary_files(killed.tree)
     assert killed.code == KILLED and leftovers
-    for days, left in ((0.9, leftovers), (1.1, [])):
+    for days, left in ((0.99, leftovers), (1.01, [])):
         make_older(world.output, days)
         run = Options().prepare(world)
         assert (run.code, temporary_files(run.tree)) == (0, left)
@@ -632,6 +634,16 @@ def test_a_run_that_pauses_is_not_disturbed(
     finally:
         os.kill(first.pid, signal.SIGCONT)
     assert_all_prepared(world, undisturbed, first)
+
+
+@posix_only("signals")
+def test_a_longer_series_that_another_run_has_prepared_meanwhile_stays(world: World, undisturbed: Outputs) -> None:
+    Options().write_records(world)
+    first = start_and_pause(world, "--nframes", 2, number=2)
+    second = world.prepare(nframes=3)
+    os.kill(first.pid, signal.SIGCONT)
+    assert (second.code, world.finish(first).code) == (0, 0)
+    assert visible(tree(world.output)) == visible(tree(undisturbed(Options(3))))
 
 
 @posix_only("signals")
