@@ -2052,6 +2052,9 @@ def staging_dir(output_dir: Path) -> Iterator[Path]:
             yield path
         finally:
             shutil.rmtree(path, ignore_errors=True)
+            if path.exists():  # on Windows, while another program looks at something in it
+                time.sleep(1)
+                shutil.rmtree(path, ignore_errors=True)
     except OSError as error:
         place = error.filename2 or error.filename or output_dir
         raise FatalError(

@@ -204,7 +204,7 @@ HUB_FAULTS = [
     Fault("hub", "404-EntryNotFound", "not found.*404", 0, fails=True),
     Fault("hub", "429", "429.* in 300 s", options={"headers": [("RateLimit", '"api";r=0;t=9999')]}),
     *[Fault("hub", kind, kind[:3], None) for kind in ("408", "425", "500", "502 Proxy Error", "503")],
-    Fault("hub", "reset", "connection", None),
+    Fault("hub", "reset", "connection|disconnected", None),
     Fault("hub", "stall", "time", None),
     Fault("hub", "close", "connect", None),
 ]
