@@ -2350,10 +2350,10 @@ def disk_use(plan: Plan, args: argparse.Namespace) -> dict[Path, int]:
     return use
 
 
-def describe_plan(plan: Plan, args: argparse.Namespace) -> list[str]:
-    """Return what will be downloaded and written, and where to."""
+def describe_plan(plan: Plan, use: Mapping[Path, int], args: argparse.Namespace) -> list[str]:
+    """Return what will be downloaded and written, and where to; `use` is the plan's disk use."""
     at_hand, total = len(plan.video_paths) - len(plan.sizes), sum(plan.sizes.values())
-    (output_dir, output_bytes), *cache = disk_use(plan, args).items()
+    (output_dir, output_bytes), *cache = use.items()
     size = f" ({format_size(total)})" if total else ""
     videos = f"Videos: {at_hand} at hand, {len(plan.sizes)} to download{size}"
     if args.video_dir:
@@ -2474,9 +2474,10 @@ def check_sequences(jobs: Sequence[SequenceJob], args: argparse.Namespace) -> bo
     plan = make_plan(todo, args)
     for path in plan.video_paths:
         lines.append(f"video   {path}: {'not at hand' if path in plan.sizes else 'at hand'}")
-    lines += describe_plan(plan, args) if todo else []
+    use = disk_use(plan, args)
+    lines += describe_plan(plan, use, args) if todo else []
     print_lines(*([] if args.quiet else lines))
-    warn_of_full_disks(disk_use(plan, args))
+    warn_of_full_disks(use)
     print_lines(
         f"Check: {counts['ready']} ready, {counts['partly']} partly there, "
         f"{counts['missing']} missing; videos needed: {len(plan.video_paths)} "
@@ -2807,9 +2808,10 @@ def announce(plan: Plan, total: int, args: argparse.Namespace) -> None:
     """Say what the run is about to do."""
     if len(plan.jobs) < total:
         LOG.info("%d of %d sequences are ready", total - len(plan.jobs), total)
-    for line in [] if args.demo else describe_plan(plan, args):
+    use = disk_use(plan, args)
+    for line in [] if args.demo else describe_plan(plan, use, args):
         LOG.info("%s", line)
-    warn_of_full_disks(disk_use(plan, args))
+    warn_of_full_disks(use)
     there = [(job, read_metadata(job)) for job in plan.jobs]
     reasons = {job.seq_id: explain_metadata(job, metadata) for job, metadata in there if metadata}
     replaced = [seq_id for seq_id, reason in reasons.items() if reason or args.force]
