@@ -90,6 +90,7 @@ class Bench:
 
 
 if __name__ == "__main__":
+    os.environ["TEST_FFMPEG"] = shutil.which("ffmpeg") or ""  # the one that the program takes
     print(f"{os.cpu_count()} CPUs; seconds are medians of {ROUNDS} rounds", flush=True)
     with tempfile.TemporaryDirectory() as name:
         Bench(Path(name)).measure()

@@ -22,25 +22,14 @@ settings.load_profile("same every time")
 @pytest.fixture(scope="session", autouse=True)
 def chosen_ffmpeg(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The program takes the first ffmpeg on PATH: the one that the tests measure with."""
-    with pytest.MonkeyPatch.context() as patch:
-        put_first_on_path(clips.ffmpeg_exe(), tmp_path_factory.mktemp("bin"), patch)
-        yield
-
-
-def put_first_on_path(exe: str, folder: Path, patch: pytest.MonkeyPatch) -> None:
+    folder, exe = tmp_path_factory.mktemp("bin"), Path(clips.ffmpeg_exe()).resolve()
     if os.name == "nt":
-        shutil.copyfile(exe, str(folder / "ffmpeg.exe"))
+        shutil.copyfile(str(exe), str(folder / "ffmpeg.exe"))
     else:
-        (folder / "ffmpeg").symlink_to(Path(exe).resolve())
-    patch.setenv("PATH", str(folder), prepend=os.pathsep)
-
-
-@pytest.fixture(params=clips.ffmpegs(), ids=lambda exe: Path(exe).name)
-def each_ffmpeg(request: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Each ffmpeg of this machine in turn; for what depends on how it ends."""
-    (tmp_path / "bin").mkdir()
-    put_first_on_path(request.param, tmp_path / "bin", monkeypatch)
-    return str(request.param)
+        (folder / "ffmpeg").symlink_to(exe)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(folder), prepend=os.pathsep)
+        yield
 
 
 @pytest.fixture()

@@ -427,10 +427,10 @@ def test_a_killed_ffmpeg_stops_the_run(world_of_two_videos: World, when: str) ->
 @pytest.mark.parametrize("steps, share", [([], 0.2), ([], 0.999), ([["ignore size limit"]], 0.6)],
                          ids=["small", "just too small", "ffmpeg says nothing"])
 def test_a_limit_on_the_size_of_files_stops_the_run(
-        world_of_two_videos: World, undisturbed: Outputs, each_ffmpeg: str, steps: Any, share: float) -> None:
+        world_of_two_videos: World, undisturbed: Outputs, steps: Any, share: float) -> None:
     world = world_of_two_videos
     limit = int(share * max(path.stat().st_size for path in undisturbed(Options()).rglob("f0?.png")))
-    fake = fake_ffmpeg(world.folder / "fake", *steps, when=".png", real=each_ffmpeg)
+    fake = fake_ffmpeg(world.folder / "fake", *steps, when=".png")
     env = fake.env if steps else {}  # else its own log would be too large
     run = world.prepare(nframes=2, env=env, changes={"limit_file_size": {"size": limit}})
     assert_stopped_without_blame(world, run, "[Ss]ize limit|SIGXFSZ|signal 25|too large")
@@ -457,7 +457,7 @@ def mount_disk(world: World) -> Iterator[Callable[[str], None]]:
 
 @posix_only("disks in memory")
 def test_a_full_disk_stops_the_run(
-        world: World, undisturbed: Outputs, each_ffmpeg: str, mount_disk: Callable[[str], None]) -> None:
+        world: World, undisturbed: Outputs, mount_disk: Callable[[str], None]) -> None:
     old, new = undisturbed(Options()), undisturbed(ALL_OTHER)
     needed = sum(-(-path.stat().st_size // 4096) * 4096 for path in new.rglob("*.png"))
     for share in (0, 0.3, 0.7):

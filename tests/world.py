@@ -364,7 +364,7 @@ class FakeFfmpeg(NamedTuple):
         return [json.loads(line) for line in log.read_text("utf-8").splitlines()] if log.exists() else []
 
 
-def fake_ffmpeg(folder: Path, *steps: Step, when: str = "", from_call: int = 1, real: str = "",
+def fake_ffmpeg(folder: Path, *steps: Step, when: str = "", from_call: int = 1,
                 codecs: Sequence[Step] | None = None) -> FakeFfmpeg:
     """Make a program that takes these steps and then does what the real ffmpeg does.
 
@@ -374,7 +374,7 @@ def fake_ffmpeg(folder: Path, *steps: Step, when: str = "", from_call: int = 1, 
     `codecs` are the steps of the first call, which asks for version and codecs.
     """
     folder.mkdir(parents=True)
-    behaviour = {"real": real or clips.ffmpeg_exe(), "steps": steps, "when": when, "from_call": from_call,
+    behaviour = {"real": clips.ffmpeg_exe(), "steps": steps, "when": when, "from_call": from_call,
                  "codecs": codecs}
     (folder / "behaviour.json").write_text(json.dumps(behaviour), encoding="utf-8")
     return FakeFfmpeg(_make_launcher(folder), first_on_path(folder))
