@@ -93,6 +93,7 @@ MISTAKES = [  # the command line, and what is said
     (GOOD + "--output-dir a-file/out", "a-file/out.*Not a directory|a-file .*already exists"),
     *[(GOOD + f"--sequences @{name}", rf"--sequences\b.*@{name}\b.*{reason}") for name, reason in (
         ("missing", "cannot be read"), ("a-folder", "cannot be read"), ("an-empty-file", "no seq_id"))],
+    (GOOD + "--benchmark https://me:hf_secret@hub/b.jsonl?token=hf_secret", "https://hub/b.jsonl: not a file on"),
     ("--demo --benchmark good.jsonl --output-dir out", r"--benchmark\b"),
     ("--demo --video-dir videos --output-dir out", r"--video-dir\b"),
     ("--demo --check --output-dir out", "demo"),

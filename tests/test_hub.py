@@ -299,7 +299,8 @@ def serve(handle: Any) -> Iterator[int]:
 def test_cut_during_the_tls_handshake_is_retried(hub_world: HubWorld) -> None:
     hellos: list[bytes] = []
     with serve(lambda connection: hellos.append(connection.recv(1 << 14))) as port:
-        run = hub_world.prepare(*only(ONE), env={"HF_ENDPOINT": f"https://127.0.0.1:{port}"})
+        address = f"https://me:UNMISTAKABLE@127.0.0.1:{port}"  # and nothing shows who I am
+        run = hub_world.prepare(*only(ONE), env={"HF_ENDPOINT": address})
     assert run.code == 1 and len(retries(run)) == 4 and len(hellos) >= 5, run.err
     assert not re.search("speak|certificate|HF_ENDPOINT|PROXY", run.err), run.err
 

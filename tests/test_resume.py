@@ -659,3 +659,15 @@ def test_runs_with_different_options_leave_no_mixture(world: World, undisturbed:
     for process in (first, second):
         world.finish(process)
     assert visible(tree(world.output)) in [visible(tree(undisturbed(options))) for options in several]
+
+
+@posix_only("signals")
+def test_a_sequence_that_another_run_has_replaced_meanwhile_is_not_ready(world: World) -> None:
+    THREE.write_records(world)
+    first = start_and_pause(world, number=3, name=META)
+    second = world.prepare("--stride", 5, "--sequences", THREE.seq_ids[0], nframes=3)
+    os.kill(first.pid, signal.SIGCONT)
+    run = world.finish(first)
+    assert (second.code, run.code) == (0, 1), run
+    assert re.match("2 sequences ready .* 0 failed, 1 changed by another run; ", run.out)
+    assert world.manifest()["missing"] == THREE.seq_ids[:1]

@@ -33,6 +33,13 @@ def test_streamed_output_is_the_same_and_leaves_nothing_in_the_cache(hub_world: 
     assert from_cache.tree == streamed.tree and len(hub.requests) == count
 
 
+def test_a_part_of_a_video_tells_that_it_is_too_short(hub_world: HubWorld) -> None:
+    hub_world.lay_out(1, BIG)
+    hub_world.world.records(record(ONE, [2, clips.FRAMES]))
+    run = hub_world.prepare("--stream")
+    assert run.code == 1 and "120 frames" in run.errors[0] and sum(hub_world.bytes_sent()) < BIG / 8, run
+
+
 @pytest.mark.parametrize("kinds", [list(clips.KINDS)[start::2] for start in range(2)], ids=" ".join)
 def test_streamed_frames_are_those_of_a_full_decode(hub_world: HubWorld, kinds: Sequence[str]) -> None:
     """Part of a video is enough where it can prove the frames. Each kind is a camera of its own."""
