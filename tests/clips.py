@@ -300,25 +300,13 @@ def _make_av1(path: Path) -> None:
 
 CUT = ["-use_editlist", "0"]
 
-class Facts(NamedTuple):
-    """What a clip is; the defaults are those of plain H.264 with B-frames."""
-    shows: Sequence[int] = range(FRAMES)  # the numbers in the pictures of a full decode
-    size: tuple[int, int] = (WIDTH, HEIGHT)
-    packets: int = FRAMES
-    hidden: int = 0  # packets that an edit list hides
-    keys: Sequence[int] = range(0, FRAMES, GOP)  # among the packets that are shown, by time
-    reordered: bool = True
-    leading: bool = False  # packets that are shown before the key frame which precedes them in the file
-    gaps: tuple[Fraction, Fraction] = (Fraction(1, 30),) * 2  # between frames, in s: the smallest, the median
-    start: float = 0.0  # seconds
-    layout: str = "mdat moov"
-    tables: str = "ctts elst stss"  # a 1 behind the name: of version 1, which knows times below zero
-    streams: str = "video"
-
 class Kind(NamedTuple):
     make: Maker
     encoders: tuple[str, ...]  # any one of them will do
-    facts: Facts = Facts()
+    traps: str  # in the words of test_exact_frames
+    shows: Sequence[int] = range(FRAMES)  # the numbers in the pictures of a full decode
+    keys: Sequence[int] = range(0, FRAMES, GOP)  # of the packets that are shown, by time: those with a keyframe
+    packets: int = FRAMES  # that are shown
     syntax: dict[str, int] = {}  # "field=value" in the headers of the coded video -> how often; SOME
     pixels: str = "yuv420p"
     from_start: bool = False  # frames in the middle can be proven by a decode from the start only
@@ -333,69 +321,59 @@ H264, H265, LAST_95 = ("libx264",), ("libx265",), range(FRAMES - 95, FRAMES)
 # Traps of different layers (times, container, coding) share a clip where one cannot hide the other.
 KINDS: dict[str, Kind] = {
     "h264_bframes": Kind(
-        encoded(*x264(*B_PYRAMID)), H264, Facts(),
-        {"nal_unit_type=5": 5, "slice_type=6": 86, "nal_ref_idc=0": 58}),
+        encoded(*x264(*B_PYRAMID)), H264, "reordered",
+        syntax={"nal_unit_type=5": 5, "slice_type=6": 86, "nal_ref_idc=0": 58}),
     "h264_open_gop": Kind(
         encoded(*x264(*OPEN_GOP), rate="30000/1001", after=["-movflags", "faststart"]), H264,
-        Facts(leading=True, gaps=(Fraction(1001, 30000),) * 2, layout="moov mdat"),
-        {"nal_unit_type=5": 1}, from_start=True),
+        "reordered, leading, fractional rate, index first", syntax={"nal_unit_type=5": 1}, from_start=True),
     "h264_intra_refresh": Kind(
-        encoded(*x264("intra-refresh=1", "bframes=0", "ref=1")), H264,
-        Facts(reordered=False, tables="elst stss"),
-        {"slice_type=7": 1, "recovery_frame_cnt=8": 4}, from_start=True),
+        encoded(*x264("intra-refresh=1", "bframes=0", "ref=1")), H264, "",
+        syntax={"slice_type=7": 1, "recovery_frame_cnt=8": 4}, from_start=True),
     "h264_irregular": Kind(
-        _make_irregular, H264, Facts(gaps=(Fraction(1, 90000), Fraction(711, 10000))), pixels="yuv420p10le"),
+        _make_irregular, H264, "reordered, fractional rate, irregular", pixels="yuv420p10le"),
     "h264_negative_start": Kind(
         encoded(*x264(*B_FRAMES), change=_shift_below_zero,
-                after=["-movflags", "negative_cts_offsets", *CUT]), H264,
-        Facts(start=-0.33, tables="ctts1 stss")),
+                after=["-movflags", "negative_cts_offsets", *CUT]),
+        H264, "reordered, negative times, negative offsets, no edit list"),
     "h264_edit_list": Kind(
-        cut(x264(*B_FRAMES), "1.1"), H264, Facts(range(33, FRAMES), packets=95, hidden=8, keys=[17, 42, 67])),
+        cut(x264(*B_FRAMES), "1.1"), H264, "reordered, hidden", range(33, FRAMES), [17, 42, 67], 87),
     "h264_two_edits": Kind(
-        encoded(*x264(*B_FRAMES), change=_two_edits), H264,
-        Facts([*range(30), *range(63, 108)], packets=146, hidden=71, keys=[0, 25, 42, 67], leading=True,
-              gaps=(Fraction(0), Fraction(0))), from_start=True),
+        encoded(*x264(*B_FRAMES), change=_two_edits), H264, "reordered, leading, hidden, irregular",
+        [*range(30), *range(63, 108)], [0, 25, 42, 67], 75, from_start=True),
     "h264_open_gop_cut": Kind(
-        cut(x264(*OPEN_GOP), "0.84", *CUT), H264,
-        Facts(LAST_95, packets=99, keys=[4, 29, 54, 79], leading=True, start=0.07, tables="ctts stss"),
-        {"nal_unit_type=5": 0}, from_start=True),
+        cut(x264(*OPEN_GOP), "0.84", *CUT), H264, "reordered, leading, no edit list",
+        LAST_95, [4, 29, 54, 79], 99, {"nal_unit_type=5": 0}, from_start=True),
     # Decoded as the encoder's build did it, which only its note in the first packet tells.
-    "h264_444": Kind(encoded(*x264(*B_PYRAMID), "-pix_fmt", "yuv444p"), H264, Facts(),
-                     {"chroma_format_idc=3": SOME}, pixels="yuv444p", from_start=True),
+    "h264_444": Kind(
+        encoded(*x264(*B_PYRAMID), "-pix_fmt", "yuv444p"), H264, "reordered",
+        syntax={"chroma_format_idc=3": SOME}, pixels="yuv444p", from_start=True),
     "h264_fragments": Kind(
         encoded(*x264(*B_FRAMES), rate="1",
-                after=["-movflags", "frag_keyframe+empty_moov+negative_cts_offsets"]), H264,
-        Facts(gaps=(Fraction(1), Fraction(1)), start=1.0, layout="moov moof mdat", tables="trun1")),
+                after=["-movflags", "frag_keyframe+empty_moov+negative_cts_offsets"]),
+        H264, "reordered, late, negative offsets, index first, fragments, no edit list"),
     "h264_audio_first": Kind(
-        _make_audio_first, H264, Facts(start=1.64, streams="audio video"),
-        {"mb_adaptive_frame_field_flag=1": 1}),
-    "h264_cover_first": Kind(_make_cover_first, H264, Facts(streams="cover video")),
+        _make_audio_first, H264, "reordered, late, audio first",
+        syntax={"mb_adaptive_frame_field_flag=1": 1}),
+    "h264_cover_first": Kind(_make_cover_first, H264, "reordered, cover first"),
     "h265_open_gop": Kind(
-        encoded(*x265(*H265_OPEN), rate="24000/1001"), H265,
-        Facts(leading=True, gaps=(Fraction(1001, 24000),) * 2),
-        {"nal_unit_type=21": 4, "nal_unit_type=8": 12}),
+        encoded(*x265(*H265_OPEN), rate="24000/1001"), H265, "reordered, leading, fractional rate",
+        syntax={"nal_unit_type=21": 4, "nal_unit_type=8": 12}),
     "h265_cra_cut": Kind(
-        cut(x265(*H265_OPEN), "0.84", *CUT, "-tag:v", "hvc1"), H265,
-        Facts(LAST_95, packets=99, keys=[4, 29, 54, 79], leading=True, start=0.07, tables="ctts stss"),
-        {"nal_unit_type=20": 0}, from_start=True),
+        cut(x265(*H265_OPEN), "0.84", *CUT, "-tag:v", "hvc1"), H265, "reordered, leading, no edit list",
+        LAST_95, [4, 29, 54, 79], 99, {"nal_unit_type=20": 0}, from_start=True),
     # As in field-coded H.264, which no encoder of ffmpeg's makes, a packet is not always a frame.
     "h265_empty_packets": Kind(
-        encoded(*x265("bframes=2", "b-adapt=0", "aud=1"), "-bsf:v", "filter_units=remove_types=0|8"), H265,
-        Facts([n for n in range(FRAMES) if n % GOP % 3 != 1 or n == FRAMES - 1]), from_start=True),
-    "vp9": Kind(
-        _make_vp9, ("libvpx-vp9",), Facts(size=(WIDTH + 1, HEIGHT + 1), reordered=False, tables="elst stss"),
-        {"show_frame=0": SOME}),
-    "av1": Kind(
-        _make_av1, tuple(AV1),
-        Facts(range(60), packets=60, keys=[0, 25, 50], reordered=False, tables="elst stss"),
-        {"show_frame=0": SOME}),
+        encoded(*x265("bframes=2", "b-adapt=0", "aud=1"), "-bsf:v", "filter_units=remove_types=0|8"),
+        H265, "reordered, empty packets",
+        [n for n in range(FRAMES) if n % GOP % 3 != 1 or n == FRAMES - 1], from_start=True),
+    "vp9": Kind(_make_vp9, ("libvpx-vp9",), "odd size", syntax={"show_frame=0": SOME}),
+    "av1": Kind(_make_av1, tuple(AV1), "", range(60), [0, 25, 50], 60, {"show_frame=0": SOME}),
     "mpeg4_bframes": Kind(
-        encoded(*MPEG4), ("mpeg4",), Facts(keys=[0, 27, 51, 75, 99], leading=True), from_start=True),
+        encoded(*MPEG4), ("mpeg4",), "reordered, leading", keys=[0, 27, 51, 75, 99], from_start=True),
     "png_turned": Kind(
         encoded("-c:v", "png", "-f", "mov", frames=60, change=_turn,
-                after=["-vf", "format=rgba,colorchannelmixer=aa=0.5"]), ("png",),
-        Facts(range(60), (HEIGHT, WIDTH), packets=60, keys=range(60), reordered=False, tables="elst"),
-        pixels="rgba"),
+                after=["-vf", "format=rgba,colorchannelmixer=aa=0.5"]),
+        ("png",), "turned", range(60), range(60), 60, pixels="rgba"),
 }
 
 @functools.lru_cache(maxsize=None)

@@ -46,7 +46,7 @@ def test_streamed_frames_are_those_of_a_full_decode(hub_world: HubWorld, kinds: 
     records = {}
     for kind in kinds:
         if not clips.KINDS[kind].missing():
-            count = len(clips.KINDS[kind].facts.shows)
+            count = len(clips.KINDS[kind].shows)
             records[kind] = record(kind, [24, 25, 29, 30, count - 10, count - 1])
             hub_world.hub.put(path_of(kind), padded(clip(kind).read_bytes(), BIG))
     hub_world.world.records(*records.values())
