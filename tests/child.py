@@ -18,8 +18,6 @@ from typing import Any, Callable
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-# ---------------------------------------------------------------- changes: what a test may ask for
-
 
 def shorten_sleeps(seconds: float) -> None:
     """Never sleep longer than this."""
@@ -124,9 +122,6 @@ def changed_path(event: str, arguments: Any) -> str | None:
         folder = os.readlink(f"/proc/self/fd/{descriptor}") if descriptor >= 0 else ""
         return os.path.join(folder, os.fsdecode(arguments[0]))
     return None
-
-
-# ---------------------------------------------------------------- the start
 
 
 def main() -> int:

@@ -13,7 +13,6 @@ import shutil
 import struct
 import subprocess
 import tempfile
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, Callable, Iterator, NamedTuple, Sequence, Union
 
@@ -138,6 +137,12 @@ def full_decode(path: PathLike) -> list[Picture]:
         pictures.append(Picture(width, height, stream[header.end():offset]))
     return pictures
 
+def shown_ids(frames_dir: Path, frames: Sequence[Picture]) -> list[int | None]:
+    """Return which of these pictures the images f00.png, f01.png, ... are; None: none of them."""
+    number = {picture: frame_id for frame_id, picture in reversed(list(enumerate(frames)))}
+    paths = sorted(frames_dir.glob("f*[0-9].png"), key=lambda path: int(path.stem[1:]))
+    return [number.get(read_png(path)) for path in paths]
+
 
 # ---------------------------------------------------------------- boxes of an MP4 file
 
@@ -156,14 +161,10 @@ def boxes(data: Data, start: int = 0, end: int = -1, parent: str = "") -> Iterat
     end = len(data) if end < 0 else end
     while start + 8 <= end:
         size, name = struct.unpack(">I4s", data[start:start + 8])
-        head = 8
-        if size == 1:
-            size, head = struct.unpack(">Q", data[start + 8:start + 16])[0], 16
-        size = size or end - start
         box = Box(parent + name.decode("latin-1"), start, size)
         yield box
         if name in _CONTAINERS:
-            yield from boxes(data, start + head, start + size, box.path + "/")
+            yield from boxes(data, start + 8, start + size, box.path + "/")
         start += size
 
 def the_box(data: Data, path: str) -> Box:
@@ -343,10 +344,6 @@ KINDS: dict[str, Kind] = {
     "h264_open_gop_cut": Kind(
         cut(x264(*OPEN_GOP), "0.84", *CUT), H264, "reordered, leading, no edit list",
         LAST_95, [4, 29, 54, 79], 99, {"nal_unit_type=5": 0}, from_start=True),
-    # Decoded as the encoder's build did it, which only its note in the first packet tells.
-    "h264_444": Kind(
-        encoded(*x264(*B_PYRAMID), "-pix_fmt", "yuv444p"), H264, "reordered",
-        syntax={"chroma_format_idc=3": SOME}, pixels="yuv444p", from_start=True),
     "h264_fragments": Kind(
         encoded(*x264(*B_FRAMES), rate="1",
                 after=["-movflags", "frag_keyframe+empty_moov+negative_cts_offsets"]),
@@ -398,7 +395,7 @@ def clip(kind: str) -> Path:
 
 # ---------------------------------------------------------------- what the program reads
 
-def lay_out(folder: PathLike, clip_path: PathLike, scene: str = "Warehouse_016", camera: str = "Camera_11",
+def put_clip(folder: PathLike, clip_path: PathLike, scene: str = "Warehouse_016", camera: str = "Camera_11",
             subdir: str = "MTMC_Tracking_2025", split: str = "val") -> Path:
     """Put a copy of the clip where the source dataset has its videos."""
     target = Path(folder) / subdir / split / scene / "videos" / f"{camera}.mp4"

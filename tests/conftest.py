@@ -2,18 +2,17 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
+import subprocess
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Callable, Iterator
 
 import pytest
 from hypothesis import settings
 
 from tests import clips
-from tests.hub_world import HubWorld, open_hub_world
+from tests.hub_server import Hub
+from tests.hub_world import HubWorld
 from tests.world import World
-
-TEST_TIMEOUT_S = 400  # for one test, on a busy machine
 
 settings.register_profile("same every time", deadline=None, derandomize=True, database=None)
 settings.load_profile("same every time")
@@ -39,24 +38,34 @@ def world(tmp_path: Path) -> World:
 
 @pytest.fixture()
 def hub_world(world: World) -> Iterator[HubWorld]:
-    with open_hub_world(world) as one:
-        yield one
+    """A hub with the videos of two cameras, which come by Xet where the client can."""
+    with Hub() as hub:
+        world.env.update(hub.env(world.folder), HF_XET_CLIENT_READ_TIMEOUT="1s",
+                         HF_XET_CLIENT_CONNECT_TIMEOUT="1s", HF_XET_CLIENT_RETRY_MAX_ATTEMPTS="0")
+        world.use_cache()
+        hub_world = HubWorld(world, hub)
+        hub_world.put_videos(2)
+        yield hub_world
 
 
-@pytest.fixture(autouse=True)
-def time_limit(request: Any) -> Iterator[None]:
-    """A test that hangs fails where it hangs."""
-    limited = hasattr(signal, "SIGALRM") and not request.config.getoption("usepdb")
-    if limited:
-        signal.signal(signal.SIGALRM, fail_hanging_test)
-        signal.alarm(TEST_TIMEOUT_S)
-    yield
-    if limited:
-        signal.alarm(0)
+@pytest.fixture()
+def mount_disk(world: World) -> Iterator[Callable[[str], None]]:
+    """Put world.folder/"disk" on a disk in memory with the given options, or change them."""
+    if os.name == "nt":
+        pytest.skip("Windows has no disks in memory")
+    folder = world.folder / "disk"
+    folder.mkdir()
 
+    def mount(options: str) -> None:
+        options = "remount," * os.path.ismount(str(folder)) + options
+        command = ["mount", "-t", "tmpfs", "-o", options, "none", str(folder)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+        if done.returncode:
+            pytest.skip("only root may mount a disk that is full: " + done.stdout.decode())
 
-def fail_hanging_test(*_: Any) -> None:
-    pytest.fail("the test hangs")  # no Exception, so nothing on its way takes it for a failure of its own
+    yield mount
+    if os.path.ismount(str(folder)):
+        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 @pytest.fixture(autouse=True)
@@ -72,9 +81,3 @@ def nothing_left_behind(
 
 def child_processes() -> list[str]:
     return [pid for task in Path("/proc/self/task").glob("*/children") for pid in task.read_text().split()]
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Say what was not tested."""
-    for report in terminalreporter.stats.get("skipped", []):
-        terminalreporter.write_line(f"NOT TESTED {report.nodeid}: {report.longrepr[-1]}")

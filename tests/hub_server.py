@@ -1,6 +1,7 @@
 """A stand-in for the Hugging Face hub, the CDN of plain HTTP and the servers of Xet, with faults on demand.
 
-    with Hub({"MTMC/val/W/videos/Camera_01.mp4": Path("clip.mp4")}, xet=True) as hub:
+    with Hub() as hub:
+        hub.put("MTMC/val/W/videos/Camera_01.mp4", Path("clip.mp4"))
         hub.fault("Camera_01.mp4", "reset", stage="xorb", after=1000, times=2)
         subprocess.run([...], env={**os.environ, **hub.env(tmp_path)})
         assert hub.count(host="xorb") == 3 and not hub.bytes_sent("cdn")
@@ -24,7 +25,7 @@ import time
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Callable, Union
+from typing import Any, Union
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 Content = Union[bytes, Path]
@@ -84,13 +85,12 @@ class Blob:
 
 
 class Hub:
-    def __init__(self, files: dict[str, Content], xet: bool = False) -> None:
-        self.commit, self.xet = "0123456789abcdef0123456789abcdef01234567", xet
+    def __init__(self) -> None:
+        self.commit = "0123456789abcdef0123456789abcdef01234567"
         self.token: str | None = None  # that a client must have
         self.bandwidth: float | None = None  # bytes a second, for each request to cdn or xorb
-        self.repos = {REPO: {path: Blob(content) for path, content in files.items()}}
+        self.repos: dict[str, dict[str, Blob]] = {REPO: {}}
         self.faults: list[Fault] = []
-        self.before_answer: Callable[[Request], None] = lambda request: None
         self.requests: list[Request] = []
         self.signatures: set[str] = set()
         self.numbers = itertools.count(1)
@@ -156,9 +156,8 @@ class Hub:
         return sum(request.bytes_sent for request in self.requests_for(host, path))
 
     def env(self, folder: Path) -> dict[str, str]:
-        env = {"HF_ENDPOINT": self.endpoint, "HF_HOME": str(folder / "hf_home"),
-               "HF_HUB_DOWNLOAD_TIMEOUT": "2", "HF_HUB_ETAG_TIMEOUT": "2"}
-        return env if self.xet else {**env, "HF_HUB_DISABLE_XET": "1"}
+        return {"HF_ENDPOINT": self.endpoint, "HF_HOME": str(folder / "hf_home"),
+                "HF_HUB_DOWNLOAD_TIMEOUT": "2", "HF_HUB_ETAG_TIMEOUT": "2"}
 
 
 class Listener(ThreadingHTTPServer):
@@ -197,7 +196,6 @@ class Handler(BaseHTTPRequestHandler):
         self.record = Request(host, unquote(url.path), url.query,
                               self.headers.get("Range"), self.headers.get("Authorization"))
         self.hub.requests.append(self.record)
-        self.hub.before_answer(self.record)
         try:
             answer = self.answer_as_hub if self.server.host == "hub" else self.answer_signed
             answer(url.path)
@@ -238,10 +236,9 @@ class Handler(BaseHTTPRequestHandler):
         location = self.hub.signed_url(self.hub.cdn, f"lfs/{repo}/{path}")
         headers.update({"X-Linked-Etag": headers["ETag"], "X-Linked-Size": str(blob.size),
                         "Location": location})
-        if self.hub.xet:
-            self.hub.by_xet_hash[blob.xet_hash] = path, blob
-            route = f"{self.hub.endpoint}/api/datasets/{repo}/xet-read-token/{self.hub.commit}"
-            headers.update({"X-Xet-Hash": blob.xet_hash, "Link": f'<{route}>; rel="xet-auth"'})
+        self.hub.by_xet_hash[blob.xet_hash] = path, blob
+        route = f"{self.hub.endpoint}/api/datasets/{repo}/xet-read-token/{self.hub.commit}"
+        headers.update({"X-Xet-Hash": blob.xet_hash, "Link": f'<{route}>; rel="xet-auth"'})
         self.send_small(302, b"Found. Redirecting to " + location.encode(), headers)
         return None
 

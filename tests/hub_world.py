@@ -1,13 +1,12 @@
 """A world whose videos lie on the hub of hub_server: what a run gets from there, and whether it is right."""
 from __future__ import annotations
 
-import contextlib
 import functools
 import re
 import struct
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Iterator, Sequence
+from typing import Any, Sequence
 
 from tests import clips
 from tests.hub_server import REPO, Hub
@@ -20,9 +19,8 @@ SMALL, BIG = 1 << 19, 4 << 20  # bytes of a video; and of one that pays to be st
 FLAG_TOKEN = "hf_FLAGxUNMISTAKABLE"
 NEVER_SHOWN = ("UNMISTAKABLE", "SIGNED-", "X-Amz-", "Traceback")
 PLAIN_HTTP = {"HF_HUB_DISABLE_XET": "1"}
-QUICK = {"RETRY_DELAYS_S": (0.02, 0.04, 0.06, 0.08)}
 HAS_XET = int(metadata.version("huggingface_hub").split(".")[0]) >= 1  # older clients go by plain HTTP
-HOST, OTHER_HOST = ("xorb", "cdn") if HAS_XET else ("cdn", "xorb")  # that sends files, and that does not
+FILE_HOST, IDLE_HOST = ("xorb", "cdn") if HAS_XET else ("cdn", "xorb")  # that sends files, and that does not
 
 
 def padded(data: bytes, size: int, end: bytes = b"") -> bytes:
@@ -31,7 +29,7 @@ def padded(data: bytes, size: int, end: bytes = b"") -> bytes:
 
 
 @functools.lru_cache(maxsize=None)
-def video(camera: str, size: int = SMALL) -> bytes:
+def video_bytes(camera: str, size: int = SMALL) -> bytes:
     """Return the same pictures for each camera, but other bytes at the end."""
     return padded(clip("h264_bframes").read_bytes(), size, camera.encode())
 
@@ -40,12 +38,12 @@ def path_of(camera: str) -> str:
     return f"MTMC_Tracking_2025/val/{SCENE}/videos/{camera}.mp4"
 
 
-def record(camera: str, ids: Sequence[int] = IDS) -> dict[str, Any]:
+def record_of(camera: str, ids: Sequence[int] = IDS) -> dict[str, Any]:
     return clips.record(ids, scene=SCENE, camera=camera)
 
 
-def only(*cameras: str) -> Sequence[str]:
-    return ["--sequences", *[str(record(camera)["seq_id"]) for camera in cameras]]
+def select(*cameras: str) -> Sequence[str]:
+    return ["--sequences", *[str(record_of(camera)["seq_id"]) for camera in cameras]]
 
 
 def retries(run: Run, camera: str = "") -> list[str]:
@@ -57,22 +55,21 @@ class HubWorld:
     def __init__(self, world: World, hub: Hub) -> None:
         self.world, self.hub = world, hub
 
-    def lay_out(self, count: int, size: int = SMALL) -> list[str]:
+    def put_videos(self, count: int, size: int = SMALL) -> list[str]:
         """Put so many videos on the hub, with a record each; return their cameras."""
         cameras = CAMERAS[:count]
-        self.world.records(*map(record, cameras))
+        self.world.write_records(*map(record_of, cameras))
         for camera in cameras:
-            self.hub.put(path_of(camera), video(camera, size))
+            self.hub.put(path_of(camera), video_bytes(camera, size))
         return cameras
 
     def prepare(self, *args: Any, output: str = "out", token: str | None = FLAG_TOKEN,
-                nframes: int = len(IDS), constants: dict[str, Any] | None = None, **options: Any) -> Run:
+                nframes: int = len(IDS), **options: Any) -> Run:
         """Run the program with short waits before retries; whatever it says or writes, it tells no secret."""
         given = [*args, "--output-dir", self.world.folder / output]
         given += [] if token is None else ["--hf-token", token]
         changes = {"shorten_sleeps": {"seconds": 0.02}, **options.pop("changes", {})}
-        run = self.world.prepare(*given, nframes=nframes, constants={**QUICK, **(constants or {})},
-                                 changes=changes, **options)
+        run = self.world.prepare(*given, nframes=nframes, changes=changes, **options)
         text = "".join([run.out, run.err, *run.tree])
         assert not [word for word in NEVER_SHOWN if word in text], text
         assert not [request for request in self.hub.requests
@@ -81,11 +78,11 @@ class HubWorld:
 
     def bytes_sent(self, camera: str = "") -> list[int]:
         """Return how many bytes of files came the usual way, and the other way."""
-        return [self.hub.bytes_sent(host, camera) for host in (HOST, OTHER_HOST)]
+        return [self.hub.bytes_sent(host, camera) for host in (FILE_HOST, IDLE_HOST)]
 
     def is_ready(self, camera: str, output: str = "out") -> bool:
         """Return whether a camera's sequence is there; then it must be right."""
-        directory = self.world.folder / output / str(record(camera)["seq_id"])
+        directory = self.world.folder / output / str(record_of(camera)["seq_id"])
         if not (directory / "sequence_meta.json").is_file():
             return False
         images = map(clips.read_png, sorted((directory / "frames").glob("f[0-9][0-9].png")))
@@ -98,14 +95,3 @@ class HubWorld:
         size = self.hub.repos[REPO][path_of(camera)].size
         return [path for path in self.world.cache.rglob("*") if path.is_file() and not path.is_symlink()
                 and path.stat().st_size == size and path.read_bytes().endswith(camera.encode())]
-
-
-@contextlib.contextmanager
-def open_hub_world(world: World) -> Iterator[HubWorld]:
-    """Yield a hub with the videos of two cameras, by Xet where the client can."""
-    with world.hub(xet=True) as hub:
-        world.env.update(HF_XET_CLIENT_READ_TIMEOUT="1s", HF_XET_CLIENT_CONNECT_TIMEOUT="1s",
-                         HF_XET_CLIENT_RETRY_MAX_ATTEMPTS="0")
-        hub_world = HubWorld(world, hub)
-        hub_world.lay_out(2)
-        yield hub_world

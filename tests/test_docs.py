@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import shlex
@@ -14,11 +13,10 @@ import pytest
 
 import prepare_sot_dataset as program
 from tests import clips
-from tests.world import PROGRAM, ROOT, TIMEOUT_S, World, posix_only
+from tests.world import PROGRAM, ROOT, TIMEOUT_S, World, needs_posix
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SOURCE = PROGRAM.read_text(encoding="utf-8")
-BENCHMARK = "data/tracking/sot_benchmark.jsonl"
 OPTION = r"(?<![\w-])--?[a-z][\w-]*"
 
 
@@ -43,25 +41,15 @@ def commands() -> list[str]:
     return [re.split(r" \| ", call)[0].replace('"@ids.0$SLURM_ARRAY_TASK_ID"', "one_id") for call in calls]
 
 
-# ---------------------------------------------------------------- commands
-
-
-def test_the_two_commands_that_set_up_are_one_line_each() -> None:
-    lines = "".join(blocks("bash")).splitlines()
-    assert "pip install -r requirements.txt && python prepare_sot_dataset.py --demo" in lines
-    assert "pip install -r tests/requirements.txt && python -m pytest -n auto" in lines
-    assert "pytest -n auto" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-
-
 @pytest.mark.parametrize("command", sorted(set(commands())))
 def test_command_is_understood(command: str) -> None:
     args = program.build_parser().parse_args(shlex.split(command)[1:])
     assert args.demo or args.output_dir and args.benchmark
 
 
-@posix_only("bash")
+@needs_posix("bash")
 def test_lines_for_slurm(world: World) -> None:
-    world.video()
+    world.put_video()
     records = [clips.record([k, k + 3]) for k in range(12)]
     folder = world.folder / "job"
     folder.mkdir()
@@ -85,15 +73,15 @@ def test_lines_for_slurm(world: World) -> None:
 
 
 def test_files_and_keys_are_those_that_are_written(world: World) -> None:
-    world.video()
+    world.put_video()
     record = clips.record(range(0, 40, 5))
-    world.records(record)
+    world.write_records(record)
     run = world.prepare("--gt-stub", "--contact-sheet")
     written = {path.rsplit("/", 1)[-1] for path, what in run.tree.items() if what != "folder"}
     shown = set(re.findall(r"^ +(\w+\.\w+)", blocks("text")[0], re.M))
     assert run.code == 0 and written == shown | {f"f{index:02d}.png" for index in range(8)}
     keys = re.findall(r"`(\w+)`", " ".join(row[0] for row in table("Output structure")))
-    assert sorted(keys) == sorted(world.meta(record["seq_id"]))
+    assert sorted(keys) == sorted(world.read_meta(record["seq_id"]))
 
 
 def test_samples_of_all_flavours_are_read_without_a_warning(world: World) -> None:
@@ -109,11 +97,6 @@ def test_shipped_benchmark_is_the_published_example() -> None:
     (sequence,), problems = program.read_benchmark((ROOT / "sot_benchmark.jsonl").read_bytes())
     assert problems == [] and sequence.seq_id == "Warehouse_016__Camera_11__5600__obj353"
     assert sequence.seq_id in README and program.video_path(sequence, "MTMC_Tracking_2025") in README
-
-
-def test_configuration_of_the_evaluator_has_its_keys() -> None:
-    config = json.loads(next(block for block in blocks("json") if "prepared_data_dir" in block))
-    assert set(config["data"]["VANTAGE_SOT"]) == {"class", "dataset", "prepared_data_dir"}
 
 
 def test_options_and_defaults_are_those_of_the_parser() -> None:

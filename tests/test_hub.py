@@ -20,9 +20,9 @@ import pytest
 
 from tests.hub_server import REPO, Blob
 from tests.hub_world import (
-    BIG, FLAG_TOKEN, HAS_XET, HOST, ONE, PLAIN_HTTP, SMALL, THREE, TWO, HubWorld, only, path_of, record,
-    retries, video)
-from tests.world import Run, posix_only, screen, until
+    BIG, FILE_HOST, FLAG_TOKEN, HAS_XET, ONE, PLAIN_HTTP, SMALL, THREE, TWO, HubWorld, path_of, record_of,
+    retries, select, video_bytes)
+from tests.world import Run, needs_posix, screen, until
 
 only_xet = pytest.mark.skipif(not HAS_XET, reason="this client takes plain HTTP")
 CACHE_FOLDER = "datasets--" + REPO.replace("/", "--")
@@ -40,20 +40,18 @@ def test_each_byte_comes_once_and_what_is_in_the_cache_never_again(hub_world: Hu
     count = len(hub.requests)
     pinned, offline = ("pinned", ["--revision", hub.commit], {}), ("offline", [], {"HF_HUB_OFFLINE": "1"})
     for output, args, env in (pinned, offline):
-        assert hub_world.prepare(*only(ONE), *args, output=output, env=env).code == 0
+        assert hub_world.prepare(*select(ONE), *args, output=output, env=env).code == 0
         assert hub_world.is_ready(ONE, output) and len(hub.requests) == count
-    assert hub_world.prepare().code == 0 and len(hub.requests) == count  # ready: nobody is asked
-    assert hub_world.prepare(*only(ONE), output="branch").code == 0  # a branch may have moved
+    assert hub_world.prepare(*select(ONE), output="branch").code == 0  # a branch may have moved
     assert hub_world.is_ready(ONE, "branch") and len(hub.requests) > count and hub_world.bytes_sent() == sent
     hub.refuse("hub")
-    assert hub_world.prepare(*only(ONE), output="unplugged").code == 0
+    assert hub_world.prepare(*select(ONE), output="unplugged").code == 0
     assert hub_world.is_ready(ONE, "unplugged")
 
 
-@posix_only("pseudo-terminals")
 @only_xet  # older clients show no bars
 def test_terminal_shows_the_progress_of_a_download(hub_world: HubWorld) -> None:
-    hub_world.lay_out(1, BIG)
+    hub_world.put_videos(1, BIG)
     hub_world.hub.bandwidth = BIG
     run = hub_world.world.in_terminal(nframes=2, columns=100)
     assert run.code == 0 and re.search(r"Camera_01.mp4: +\d+%.*B/s", run.out), run.out
@@ -63,11 +61,9 @@ def test_terminal_shows_the_progress_of_a_download(hub_world: HubWorld) -> None:
     assert any(line.startswith("1 sequence ready") for line in left), left
 
 
-@posix_only("flock")
 def test_lock_of_another_program_is_waited_for_and_that_is_told(hub_world: HubWorld) -> None:
     """The other one has stopped, or only seems to be alive, as on some network disks."""
-    import fcntl
-
+    fcntl = pytest.importorskip("fcntl")
     etag = hub_world.hub.repos[REPO][path_of(ONE)].etag
     lock = hub_world.world.cache / ".locks" / CACHE_FOLDER / f"{etag}.lock"
     lock.parent.mkdir(parents=True)
@@ -75,7 +71,7 @@ def test_lock_of_another_program_is_waited_for_and_that_is_told(hub_world: HubWo
     log = hub_world.world.folder / "log"
     with open(str(lock), "w") as held, open(str(log), "w") as stderr:
         fcntl.flock(held, fcntl.LOCK_EX)
-        process = hub_world.world.start(*only(ONE), nframes=2, constants=often, stderr=stderr)
+        process = hub_world.world.start(*select(ONE), nframes=2, constants=often, stderr=stderr)
         until(lambda: "Still waiting" in log.read_text() or process.poll() is not None)
         fcntl.flock(held, fcntl.LOCK_UN)
         run = hub_world.world.finish(process)
@@ -84,7 +80,7 @@ def test_lock_of_another_program_is_waited_for_and_that_is_told(hub_world: HubWo
 
 
 def test_benchmark_from_the_hub(hub_world: HubWorld) -> None:
-    data = (json.dumps(record(ONE)) + "\n").encode()
+    data = (json.dumps(record_of(ONE)) + "\n").encode()
     hub_world.hub.repos["owner/bench"] = {"data/b.jsonl": Blob(data, lfs=False)}
     hub_world.hub.fault("b.jsonl", "503", stage="hub")
     address = "hf://datasets/owner/bench/data/b.jsonl"
@@ -97,15 +93,18 @@ def test_benchmark_from_the_hub(hub_world: HubWorld) -> None:
 @pytest.mark.parametrize("case", ["told", "no such route", "old client"])
 def test_sizes_are_told_before_the_work_where_the_hub_tells_them(hub_world: HubWorld, case: str) -> None:
     hub = hub_world.hub
-    hub_world.lay_out(2, BIG)
-    hub_world.world.records(*map(record, (ONE, TWO, THREE)))  # the last one is not on the hub
+    hub_world.put_videos(2, BIG)
+    hub_world.world.write_records(*map(record_of, (ONE, TWO, THREE)))  # the last one is not on the hub
     if case == "no such route":
         hub.fault("", "501", stage="sizes", times=None)
     old = {"huggingface_hub.__version__": "0.36.0"} if case == "old client" else {}
-    check, run = (hub_world.prepare(*args, constants=old) for args in (["--check"], []))
+    check = hub_world.prepare("--check", constants=old)
+    assert hub.count("sizes") == len(hub.requests) and not hub_world.world.cache.exists() and not check.tree
+    run = hub_world.prepare(constants=old)
     assert (check.code, run.code, [*map(hub_world.is_ready, (ONE, TWO, THREE))]) == (1, 1, [True, True, False])
     is_told = HAS_XET and case == "told"  # no client before 1.0 is asked: it might wait for ever
     assert hub.count("sizes") == (2 if HAS_XET and not old else 0)
+    assert "videos needed: 3 (2 at hand)" in hub_world.prepare("--check", "--stride", 1, constants=old).out
     total, unknown = " (9 MB)" * is_told, f"WARNING: not in {REPO}: 1 of 3 videos, first {path_of(THREE)}"
     assert f"Videos: 0 at hand, 3 to download{total} to {hub_world.world.cache} (" in check.out
     before, *getting = re.split("Getting Warehouse_016/", run.err)
@@ -121,7 +120,7 @@ def test_traceback_quotes_an_address_without_its_signature(hub_world: HubWorld) 
     hub_world.hub.repos["owner/bench"] = {"b.jsonl": Blob(b"{}")}
     hub_world.hub.fault("b.jsonl", "403", stage="cdn", times=None)
     address = ["--benchmark", "hf://datasets/owner/bench/b.jsonl"]
-    run = hub_world.world.prepare("--verbose", *address, env=PLAIN_HTTP, constants={"RETRY_DELAYS_S": []})
+    run = hub_world.world.prepare("--verbose", *address, env=PLAIN_HTTP, changes={"shorten_sleeps": {"seconds": 0}})
     assert run.code == 2 and re.search(r"/lfs/owner/bench/b\.jsonl\?", run.err), run.err
     assert not [word for word in ("X-Amz-", "SIGNED-") if word in run.err]
 
@@ -130,15 +129,15 @@ def test_traceback_quotes_an_address_without_its_signature(hub_world: HubWorld) 
 
 
 def test_damaged_download_is_noticed_removed_and_repeated(hub_world: HubWorld) -> None:
-    hub_world.lay_out(3)
-    hub_world.hub.fault(ONE, "wrong-bytes", stage=HOST, after=SMALL - 4)
+    hub_world.put_videos(3)
+    hub_world.hub.fault(ONE, "wrong-bytes", stage=FILE_HOST, after=SMALL - 4)
     hub_world.hub.fault(TWO, "wrong-bytes", stage="cdn", after=SMALL - 20, times=None)
     run = hub_world.prepare()
     assert (run.code, [*map(hub_world.is_ready, (ONE, TWO, THREE))]) == (1, [True, False, True])
     assert (len(retries(run, ONE)), len(retries(run, TWO)), len(retries(run))) == (1, 4, 5)
     assert all("damaged" in line for line in retries(run) + run.errors) and len(run.errors) == 1
     assert [len(hub_world.cached_files(camera)) for camera in (ONE, TWO, THREE)] == [1, 0, 1]
-    assert hub_world.cached_files(ONE)[0].read_bytes() == video(ONE)
+    assert hub_world.cached_files(ONE)[0].read_bytes() == video_bytes(ONE)
     assert hub_world.hub.bytes_sent("cdn", THREE) == SMALL  # Xet is not tried again
     hub_world.hub.faults.clear()
     assert hub_world.prepare().code == 0 and hub_world.is_ready(TWO)
@@ -146,7 +145,7 @@ def test_damaged_download_is_noticed_removed_and_repeated(hub_world: HubWorld) -
 
 def test_damage_is_noticed_where_there_are_no_symbolic_links(hub_world: HubWorld) -> None:
     """Then no name in the cache tells the checksum, as on Windows."""
-    for stage in {HOST, "cdn"}:
+    for stage in {FILE_HOST, "cdn"}:
         hub_world.hub.fault(ONE, "wrong-bytes", stage=stage, after=SMALL - 4, times=None)
     for output in ("first", "second"):  # what the first run left in the cache is no better
         run = hub_world.prepare(output=output, changes={"disable_symlinks": {}})
@@ -154,22 +153,22 @@ def test_damage_is_noticed_where_there_are_no_symbolic_links(hub_world: HubWorld
         assert (run.code, ready) == (1, [False, True]) and "damaged" in run.errors[0]
 
 
-@posix_only("symbolic links without special rights")
+@needs_posix("symbolic links without special rights")
 def test_damaged_file_in_the_cache_is_removed_with_all_its_names(hub_world: HubWorld) -> None:
-    hub_world.lay_out(3)
+    hub_world.put_videos(3)
     assert hub_world.prepare().code == 0
     blobs = {camera: hub_world.cached_files(camera)[0] for camera in (ONE, TWO, THREE)}
-    cut, changed = {ONE: video(ONE)[:-4], THREE: video(THREE)[:-4]}, {TWO: video(TWO)[:-4] + b"0000"}
+    cut, changed = {ONE: video_bytes(ONE)[:-4], THREE: video_bytes(THREE)[:-4]}, {TWO: video_bytes(TWO)[:-4] + b"0000"}
     for camera, data in {**cut, **changed}.items():
         blobs[camera].chmod(0o644)
         blobs[camera].write_bytes(data)
     by_xet_hash = blobs[TWO].with_name("ab" * 32)  # as some clients name it, with a link between
     blobs[TWO].rename(by_xet_hash)
     blobs[TWO].symlink_to(by_xet_hash)
-    run = hub_world.prepare(*only(THREE), output="offline", env={"HF_HUB_OFFLINE": "1"})
+    run = hub_world.prepare(*select(THREE), output="offline", env={"HF_HUB_OFFLINE": "1"})
     assert (run.code, hub_world.is_ready(THREE, "offline")) == (2, False) and "damaged" in run.err
     assert not blobs[THREE].exists()
-    run = hub_world.prepare(*only(ONE, TWO), output="again")
+    run = hub_world.prepare(*select(ONE, TWO), output="again")
     assert (run.code, hub_world.is_ready(ONE, "again"), hub_world.is_ready(TWO, "again")) == (0, True, True)
     assert ["damaged" in line for line in retries(run)] == [True, True], run.err
     assert not by_xet_hash.exists()
@@ -181,7 +180,7 @@ def test_leftover_of_an_older_client_that_is_too_long_is_replaced(hub_world: Hub
     blobs.mkdir(parents=True)
     etag = hub_world.hub.repos[REPO][path_of(ONE)].etag
     (blobs / f"{etag}.incomplete").write_bytes(bytes(SMALL + 9))
-    run = hub_world.prepare(*only(ONE), env=PLAIN_HTTP)
+    run = hub_world.prepare(*select(ONE), env=PLAIN_HTTP)
     assert (run.code, hub_world.is_ready(ONE)) == (0, True) and len(retries(run)) <= 2, run.err
 
 
@@ -225,7 +224,7 @@ FILE_FAULTS = [
 def prepare_with_faults(
         hub_world: HubWorld, faults: Sequence[Fault], *args: str, size: int = SMALL, **options: Any) -> Run:
     """Run once with a fault for each camera; it passes, or fails the sequence of this camera only."""
-    cameras = hub_world.lay_out(len(faults), size)
+    cameras = hub_world.put_videos(len(faults), size)
     for camera, fault in zip(cameras, faults):
         times = None if fault.fails else 1
         hub_world.hub.fault(camera, fault.kind, stage=fault.stage, times=times, **fault.options)
@@ -256,7 +255,7 @@ def test_faults_of_plain_http(hub_world: HubWorld) -> None:
 
 def test_quiet_run_tells_no_warning_of_the_client(hub_world: HubWorld) -> None:
     hub_world.hub.fault(ONE, "stall", stage="cdn", after=1000)
-    run = hub_world.prepare("--quiet", *only(ONE), env={**PLAIN_HTTP, "HF_HUB_VERBOSITY": "info"})
+    run = hub_world.prepare("--quiet", *select(ONE), env={**PLAIN_HTTP, "HF_HUB_VERBOSITY": "info"})
     assert (run.code, run.err) == (0, "") and hub_world.hub.count("cdn", ONE) == 2
 
 
@@ -277,7 +276,7 @@ def test_plain_http_takes_over_where_xet_fails(
     else:
         path = "" if stage == "token" else ONE  # one token serves for all files
         hub_world.hub.fault(path, kind, stage=stage, times=None, **options)
-    run = hub_world.prepare(*only(ONE), env={"HF_DEBUG": "1"}, constants={"SESSION_TIMEOUT_S": 0.5})
+    run = hub_world.prepare(*select(ONE), env={"HF_DEBUG": "1"}, constants={"SESSION_TIMEOUT_S": 0.5})
     assert (run.code, len(retries(run)), hub_world.is_ready(ONE)) == (0, 1, True), run.err
     assert re.search(words, retries(run)[0], re.IGNORECASE)
     assert hub_world.hub.bytes_sent("cdn", ONE) == SMALL
@@ -300,7 +299,7 @@ def test_cut_during_the_tls_handshake_is_retried(hub_world: HubWorld) -> None:
     hellos: list[bytes] = []
     with serve(lambda connection: hellos.append(connection.recv(1 << 14))) as port:
         address = f"https://me:UNMISTAKABLE@127.0.0.1:{port}"  # and nothing shows who I am
-        run = hub_world.prepare(*only(ONE), env={"HF_ENDPOINT": address})
+        run = hub_world.prepare(*select(ONE), env={"HF_ENDPOINT": address})
     assert run.code == 1 and len(retries(run)) == 4 and len(hellos) >= 5, run.err
     assert not re.search("speak|certificate|HF_ENDPOINT|PROXY", run.err), run.err
 
@@ -309,7 +308,7 @@ def test_cut_during_the_tls_handshake_is_retried(hub_world: HubWorld) -> None:
     ("hub", "127.0.0.1.*refused"), ("cdn", "refused"), ("503", "503")])
 def test_two_videos_in_a_row_that_the_hub_does_not_deliver_stop_the_run(
         hub_world: HubWorld, trouble: str, words: str) -> None:
-    hub_world.lay_out(3)
+    hub_world.put_videos(3)
     if trouble == "503":
         hub_world.hub.fault("Camera", "503", stage="hub", times=None)
     else:
@@ -324,22 +323,14 @@ def test_two_videos_in_a_row_that_the_hub_does_not_deliver_stop_the_run(
 # ---------------------------------------------------------------- what no retry can mend
 
 
-@pytest.mark.parametrize("kind, words, args", [
+ANSWERS = [  # of the hub; what is said; and the option
     ("401-RepoNotFound", r"access refused \(401 Unauthorized\)", ()),
     ("401", r"access refused \(401 Unauthorized\)", ()),
     ("403-GatedRepo", r"access refused \(403 Forbidden\).*terms", ()),
     ("403-GatedRepo", r"access refused \(403 Forbidden\).*terms", ("--stream",)),
     ("404-RepoNotFound", "no such repository.*--repo-id", ()),
     ("404-RevisionNotFound", "no such revision.*--revision", ()),
-])
-def test_answer_of_the_hub_that_stops_the_run(
-        hub_world: HubWorld, kind: str, words: str, args: Sequence[str]) -> None:
-    hub_world.hub.fault(ONE, kind, stage="hub", times=None)
-    run = hub_world.prepare(*args)
-    assert (run.code, retries(run), hub_world.is_ready(ONE), hub_world.is_ready(TWO)) == (2, [], False, False)
-    assert len(run.errors) == 1 and re.search(words, run.errors[0]), run.err
-
-
+]
 SETTINGS: list[tuple[dict[str, str | None], Sequence[str], str]] = [
     ({"HF_ENDPOINT": "hub.example"}, (), "HF_ENDPOINT"),
     ({"HF_HUB_ETAG_TIMEOUT": "soon"}, (), "huggingface_hub cannot be used.*HF_HUB_ETAG_TIMEOUT"),
@@ -356,13 +347,24 @@ SETTINGS: list[tuple[dict[str, str | None], Sequence[str], str]] = [
 ]
 
 
-@pytest.mark.parametrize("env, args, words", SETTINGS, ids=[words for _, _, words in SETTINGS])
-def test_setting_that_cannot_work_is_told_at_once(
-        hub_world: HubWorld, env: dict[str, str | None], args: Sequence[str], words: str) -> None:
+@pytest.mark.parametrize("answer, env, args, words", [
+    *[(answer, {}, args, words) for answer, words, args in ANSWERS], *[("", *setting) for setting in SETTINGS]])
+def test_what_no_retry_can_mend_is_told_at_once(
+        hub_world: HubWorld, answer: str, env: dict[str, str | None], args: Sequence[str], words: str) -> None:
+    if answer:
+        hub_world.hub.fault(ONE, answer, stage="hub", times=None)
     run = hub_world.prepare(*args, env=env, token=None, cwd=str(hub_world.world.folder))
-    assert (run.code, retries(run)) == (2, []), run.err
-    assert re.search(words, run.err.splitlines()[-1]) and hub_world.bytes_sent() == [0, 0]
-    assert hub_world.hub.requests == [] or "--hf-cache-dir" in args
+    assert (run.code, retries(run), hub_world.bytes_sent()) == (2, [], [0, 0]), run.err
+    assert re.search(words, run.err.splitlines()[-1]) and len(run.errors) <= 1  # argparse says it in its own way
+    assert hub_world.hub.requests == [] or answer or "--hf-cache-dir" in args
+
+
+@pytest.mark.parametrize("env", [{}, PLAIN_HTTP], ids=["xet", "plain HTTP"])
+def test_full_disk_of_the_cache_stops_the_run(hub_world: HubWorld, mount_disk: Any, env: dict[str, str]) -> None:
+    mount_disk("size=48k")
+    run = hub_world.prepare("--hf-cache-dir", hub_world.world.folder / "disk", env=env)
+    assert (run.code, len(run.errors)) == (2, 1) and hub_world.hub.count("cdn") == 1, run
+    assert re.search("full.*No space.*--hf-cache-dir", run.errors[0])
 
 
 @pytest.mark.skipif(not shutil.which("openssl"), reason="there is no openssl to make a certificate")
@@ -387,8 +389,8 @@ def test_certificate_that_is_not_trusted_stops_the_run(hub_world: HubWorld) -> N
     ("hf_hub_download", "TypeError"), ("get_hf_file_metadata", "TypeError"), ("utils", "AttributeError")])
 def test_bug_shows_its_traceback_and_is_not_retried(hub_world: HubWorld, name: str, bug: str) -> None:
     if name == "get_hf_file_metadata":  # what is in the cache is no way around it
-        assert hub_world.prepare(*only(ONE), output="earlier").code == 0
-    run = hub_world.world.prepare(*only(ONE), nframes=2, constants={f"huggingface_hub.{name}": None})
+        assert hub_world.prepare(*select(ONE), output="earlier").code == 0
+    run = hub_world.world.prepare(*select(ONE), nframes=2, child=True, constants={f"huggingface_hub.{name}": None})
     assert (run.code, retries(run)) == (1, []), run
     assert "Traceback" in run.err and re.search(f"^{bug}: ", run.err, re.MULTILINE), run.err
     assert not run.errors
@@ -415,22 +417,21 @@ def test_which_token_is_sent(
         home = Path(str(hub_world.world.env["HF_HOME"]))
         home.mkdir(parents=True)
         (home / "token").write_text(saved)
-    run = hub_world.prepare(*only(ONE), token=flag, env={"HF_TOKEN": variable})
+    run = hub_world.prepare(*select(ONE), token=flag, env={"HF_TOKEN": variable})
     assert run.code == 0 and hub_world.is_ready(ONE)
     tokens = {request.authorization for request in hub_world.hub.requests if request.host in ("hub", "sizes")}
     assert tokens == {sent and f"Bearer {sent}"}
 
 
-@posix_only("signals")
-@pytest.mark.parametrize("name, code", [("SIGTERM", 143), ("SIGINT", 130)])
-def test_signal_during_a_download(hub_world: HubWorld, name: str, code: int) -> None:
+@needs_posix("signals")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_during_a_download(hub_world: HubWorld, number: int) -> None:
     hub_world.hub.bandwidth = 25_000  # so a video takes 20 s
-    process = hub_world.world.start(nframes=2, preexec_fn=lambda: signal.signal(
-        signal.SIGINT, signal.default_int_handler))
+    process = hub_world.world.start(nframes=2, changes={"restore_interrupt": {}})
     until(lambda: sum(hub_world.bytes_sent()) > 0)
-    process.send_signal(getattr(signal, name))
+    process.send_signal(number)
     run = hub_world.world.finish(process)
-    assert run.code == code and "Traceback" not in run.err and run.err.count("same command") == 1, run.err
+    assert run.code == 128 + number and "Traceback" not in run.err and run.err.count("same command") == 1, run.err
     assert sum(hub_world.bytes_sent(ONE)) < SMALL
     hub_world.hub.bandwidth = None
-    assert hub_world.prepare(*only(ONE)).code == 0 and hub_world.is_ready(ONE)
+    assert hub_world.prepare(*select(ONE)).code == 0 and hub_world.is_ready(ONE)

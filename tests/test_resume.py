@@ -14,7 +14,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
-from typing import Any, Callable, Iterator, NamedTuple, Sequence
+from typing import Any, Callable, NamedTuple, Sequence
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -22,15 +22,14 @@ from hypothesis import strategies as st
 
 from tests import clips
 from tests.world import (
-    KILLED, Run, World, changed_files, clip, corrupt, fake_ffmpeg, make_older, obey_permissions, posix_only,
-    replace_copy, stamps, stop_before_change, temporary_files, tree, until)
+    KILLED, TIMEOUT_S, Run, World, changed_files, clip, corrupt, fake_ffmpeg, make_older, obey_permissions,
+    needs_posix, replace_copy, stamps, stop_before_change, temporary_files, tree, until)
 
 KILLS = int(os.environ.get("KILLS", "8"))
 META, GT, SHEET, MANIFEST = "sequence_meta.json", "gt.json", "contact_sheet.jpg", "gt_requests.json"
 FRAME_IDS = range(3, 3 + 16 * 7, 7)
 BOX, OTHER_BOX = (200, 300, 450, 700), (100, 200, 550, 800)
 SEQ_ID = clips.record(FRAME_IDS)["seq_id"]
-DRAWING = ("cv2", "PIL")
 HEAVY = ("cv2", "numpy", "huggingface_hub", "httpx", "requests", "tqdm", "imageio_ffmpeg")
 
 
@@ -41,7 +40,6 @@ class Options(NamedTuple):
     box: Sequence[int] = BOX
     gt_stub: bool = False
     contact_sheet: bool = False
-    draws: bool = True  # OpenCV or Pillow is installed
     objects: Sequence[int] = (7,)  # each has a sequence
 
     @property
@@ -53,13 +51,12 @@ class Options(NamedTuple):
         return [clips.record(FRAME_IDS, object_id=number)["seq_id"] for number in self.objects]
 
     def write_records(self, world: World) -> None:
-        world.records(*[clips.record(FRAME_IDS, self.box, object_id=number) for number in self.objects])
+        world.write_records(*[clips.record(FRAME_IDS, self.box, object_id=number) for number in self.objects])
 
     def prepare(self, world: World, *args: Any, **how: Any) -> Run:
         self.write_records(world)
         stride = ["--stride", self.stride] if self.stride else []
         flags = ["--gt-stub"] * self.gt_stub + ["--contact-sheet"] * self.contact_sheet
-        how = {"without": () if self.draws else DRAWING, **how}
         return world.prepare(*stride, *flags, *args, nframes=self.nframes, **how)
 
     def stub(self) -> dict[str, Any]:
@@ -73,7 +70,7 @@ class Options(NamedTuple):
 @pytest.fixture()
 def world(world: World) -> World:
     """A world with the video of all sequences."""
-    world.video()
+    world.put_video()
     return world
 
 
@@ -88,7 +85,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Outputs:
     def output_for(options: Options) -> Path:
         if options not in outputs:
             world = World(tmp_path_factory.mktemp("undisturbed"))
-            world.video()
+            world.put_video()
             assert options.prepare(world).code == 0
             gt = world.output / SEQ_ID / GT
             assert json.loads(gt.read_text()) == options.stub() if options.gt_stub else not gt.exists()
@@ -123,8 +120,7 @@ HARMS = st.one_of(
     st.tuples(st.just(META), st.sampled_from(sorted(EDITS))),
     st.sampled_from([(GT, "ground truth"), (GT, "missing"), (SHEET, "missing")]))
 OPTIONS = st.builds(Options, st.sampled_from([2, 4]), st.sampled_from([None, 5]),
-                    st.sampled_from([BOX, OTHER_BOX]), st.booleans(), st.booleans(), st.just(True),
-                    st.just((7,)))
+                    st.sampled_from([BOX, OTHER_BOX]), st.booleans(), st.booleans(), st.just((7,)))
 STEPS = st.lists(st.tuples(st.lists(HARMS, max_size=3), OPTIONS), min_size=1, max_size=3)
 ALL_OTHER = Options(4, stride=5, box=OTHER_BOX)
 STUBS_AND_SHEETS = [Options(gt_stub=True), Options(contact_sheet=True), Options(), Options(box=OTHER_BOX),
@@ -163,37 +159,34 @@ def expected_output(options: Options, prepared: int, before: Path, undisturbed: 
 
 
 @settings(max_examples=16, suppress_health_check=list(HealthCheck))
-@given(OPTIONS, st.booleans(), STEPS)
-@example(Options(), True, [([], options) for options in STUBS_AND_SHEETS])
-@example(Options(4), True, [([], Options(gt_stub=True))])
-@example(Options(), True, [([(META, "another size")], Options())])
-@example(Options(), False, [([], Options())])
-@example(Options(103, stride=1), True, [([], ALL_OTHER)])  # names of three digits
+@given(OPTIONS, STEPS)
+@example(Options(), [([], options) for options in STUBS_AND_SHEETS])
+@example(Options(4), [([], Options(gt_stub=True))])
+@example(Options(), [([(META, "another size")], Options())])
+@example(Options(103, stride=1), [([], ALL_OTHER)])  # names of three digits
 def test_any_state_any_options(
-        undisturbed: Outputs, tmp_path_factory: pytest.TempPathFactory, first: Options, draws: bool,
+        undisturbed: Outputs, tmp_path_factory: pytest.TempPathFactory, first: Options,
         steps: Sequence[tuple[list[tuple[str, str]], Options]]) -> None:
     """And what is ready needs no video, no network, no ffmpeg and no library."""
     world = World(tmp_path_factory.mktemp("any"))
-    world.video()
+    world.put_video()
     before, no_videos = world.folder / "before", world.folder / "no_videos"
     no_videos.mkdir()
-    first = first._replace(draws=draws, contact_sheet=first.contact_sheet and draws)
     replace_copy(undisturbed(first), world.output)
     most, is_harmed = first.nframes, False
     for harms, options in steps:
         for name, how in harms:
             harm(world.output / SEQ_ID / name, how)
             is_harmed = True
-        is_ready = (not is_harmed and world.meta(SEQ_ID)["frame_ids"][:options.nframes] == options.frame_ids
-                    and world.meta(SEQ_ID)["init_bbox"] == list(options.box)
-                    and (world.output / SEQ_ID / "frames/crop.png").exists())
+        is_ready = (not is_harmed and world.read_meta(SEQ_ID)["frame_ids"][:options.nframes] == options.frame_ids
+                    and world.read_meta(SEQ_ID)["init_bbox"] == list(options.box))
         replace_copy(world.output, before)
         stamps_before = stamps(world.output)
         run = options.prepare(world, *["--video-dir", no_videos] * is_ready)
         assert (run.code, run.errors) == (0, [])
         changes = changed_files(stamps_before, stamps(world.output))
         assert not is_ready or not run.children and not re.search(r"/f\d+\.png", " ".join(changes))
-        prepared, most = world.meta(SEQ_ID)["nframes"], max(most, options.nframes)
+        prepared, most = world.read_meta(SEQ_ID)["nframes"], max(most, options.nframes)
         assert options.nframes <= prepared <= most
         wanted = expected_output(options, prepared, before, undisturbed)
         assert set(changes) <= {MANIFEST} or visible(tree(before)) != visible(wanted)
@@ -209,21 +202,18 @@ def test_any_state_any_options(
         assert changed_files(stamps_before, stamps(world.output)) == []
 
 
-# ---------------------------------------------------------------- which commit of the dataset
-
-
 def test_a_pinned_commit_decides_and_a_mixture_is_told(world: World) -> None:
     world.use_cache()
     options, (old, new) = Options(objects=(7, 8, 9)), ("1" * 40, "2" * 40)
     for commit, kind in ((old, "mpeg4_bframes"), (new, "png_turned")):
         folder = world.cache / "datasets--nvidia--PhysicalAI-SmartSpaces" / "snapshots" / commit
-        clips.lay_out(folder, clip(kind))
+        clips.put_clip(folder, clip(kind))
     first = options.prepare(world, "--revision", old)
     again = options.prepare(world)  # any commit serves when none is asked for
     assert (first.code, again.code, again.children, again.tree) == (0, 0, (), first.tree)
     some = options.prepare(world, "--revision", new, "--sequences", options.seq_ids[2])
     assert some.code == 0 and "--revision COMMIT" not in first.err + again.err + some.err
-    revisions = [world.meta(seq_id)["source"]["revision"] for seq_id in options.seq_ids]
+    revisions = [world.read_meta(seq_id)["source"]["revision"] for seq_id in options.seq_ids]
     pictures = {some.tree[f"{seq_id}/frames/f01.png"] for seq_id in options.seq_ids}
     assert revisions == [old, old, new] and len(pictures) == 2
     (line,) = re.findall(".*--revision COMMIT.*", options.prepare(world).err)
@@ -286,7 +276,7 @@ def make_room_for(path: Path) -> Path:
     return path
 
 
-@posix_only("named pipes, and no symbolic links for everybody")
+@needs_posix("named pipes, and no symbolic links for everybody")
 @pytest.mark.parametrize("kind", ["link to a file", "link to nothing", "named pipe"])
 @pytest.mark.parametrize("is_prepared", [True, False])
 def test_links_and_pipes_in_place_of_files_are_replaced_and_not_followed(
@@ -315,8 +305,6 @@ def test_a_folder_for_a_file_or_a_file_for_a_folder_is_told(world: World, name: 
     assert run.code in (1, 2) and Path(name).name in run.err and mine.read_text() == "mine"
     assert not temporary_files(run.tree)
 
-
-# ---------------------------------------------------------------- killed before every change of a file
 
 SERIES: dict[str, tuple[Options | None, Options]] = {  # what was there, if anything, and what is asked for
     "from nothing": (None, Options(1, gt_stub=True)),
@@ -376,27 +364,27 @@ FAILURES: dict[str, Any] = {  # the reason that is told, and the steps of ffmpeg
 
 
 @pytest.mark.parametrize("case", [
-    pytest.param(case, marks=posix_only("permission bits") if case == "unreadable video" else ())
+    pytest.param(case, marks=needs_posix("permission bits") if case == "unreadable video" else ())
     for case in FAILURES])
 def test_a_failure_leaves_the_old_sequence_and_other_videos_are_prepared(
         world: World, undisturbed: Outputs, case: str) -> None:
     reason, steps = FAILURES[case]
     replace_copy(undisturbed(Options(3, gt_stub=True, contact_sheet=True)), world.output)
     before = stamps(world.output / SEQ_ID)
-    world.video(camera="Camera_12")
+    world.put_video(camera="Camera_12")
     other = clips.record(FRAME_IDS, camera="Camera_12")
     if case == "no video":
-        world.video().unlink()
-    world.records(clips.record(FRAME_IDS, OTHER_BOX), other)
+        world.put_video().unlink()
+    world.write_records(clips.record(FRAME_IDS, OTHER_BOX), other)
     fake, how = fake_ffmpeg(world.folder / "fake", *steps, when="Camera_11.mp4"), {}
     if case == "unreadable video":
-        world.video().chmod(0)
+        world.put_video().chmod(0)
         how["preexec_fn"] = obey_permissions
     run = world.prepare(nframes=2, env=fake.env, **how)
     assert run.code == 1 and len(run.errors) == 1 and "written" not in run.err, run
     assert re.search(f"{SEQ_ID}.*{reason}", run.errors[0])
     assert stamps(world.output / SEQ_ID) == before and not temporary_files(run.tree)
-    assert world.manifest()["missing"] == [SEQ_ID] and world.meta(other["seq_id"])["nframes"] == 2
+    assert world.read_manifest()["missing"] == [SEQ_ID] and world.read_meta(other["seq_id"])["nframes"] == 2
 
 
 def assert_stopped_without_blame(world: World, run: Run, reason: str) -> None:
@@ -409,12 +397,12 @@ def assert_stopped_without_blame(world: World, run: Run, reason: str) -> None:
 
 @pytest.fixture()
 def world_of_two_videos(world: World) -> World:
-    world.video(camera="Camera_12")
-    world.records(*[clips.record(FRAME_IDS, camera=camera) for camera in ("Camera_11", "Camera_12")])
+    world.put_video(camera="Camera_12")
+    world.write_records(*[clips.record(FRAME_IDS, camera=camera) for camera in ("Camera_11", "Camera_12")])
     return world
 
 
-@posix_only("signals")
+@needs_posix("signals")
 @pytest.mark.parametrize("when", [".mp4", ".png"], ids=["at the packets", "at the images"])
 def test_a_killed_ffmpeg_stops_the_run(world_of_two_videos: World, when: str) -> None:
     """As the system kills it when memory is out."""
@@ -423,7 +411,7 @@ def test_a_killed_ffmpeg_stops_the_run(world_of_two_videos: World, when: str) ->
     assert_stopped_without_blame(world, world.prepare(nframes=2, env=fake.env), "SIGKILL")
 
 
-@posix_only("limit on the size of files")
+@needs_posix("limit on the size of files")
 @pytest.mark.parametrize("steps, share", [([], 0.2), ([], 0.999), ([["ignore size limit"]], 0.6)],
                          ids=["small", "just too small", "ffmpeg says nothing"])
 def test_a_limit_on_the_size_of_files_stops_the_run(
@@ -436,29 +424,9 @@ def test_a_limit_on_the_size_of_files_stops_the_run(
     assert_stopped_without_blame(world, run, "[Ss]ize limit|SIGXFSZ|signal 25|too large")
 
 
-@pytest.fixture()
-def mount_disk(world: World) -> Iterator[Callable[[str], None]]:
-    """Put the output on a disk in memory with the given options, or change them."""
-    folder = world.folder / "disk"
-    folder.mkdir()
-    world.output = folder / "out"
-
-    def mount(options: str) -> None:
-        options = "remount," * os.path.ismount(str(folder)) + options
-        command = ["mount", "-t", "tmpfs", "-o", options, "none", str(folder)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
-        if done.returncode:
-            pytest.skip("only root may mount a disk that is full: " + done.stdout.decode())
-
-    yield mount
-    if os.path.ismount(str(folder)):
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-@posix_only("disks in memory")
 def test_a_full_disk_stops_the_run(
         world: World, undisturbed: Outputs, mount_disk: Callable[[str], None]) -> None:
-    old, new = undisturbed(Options()), undisturbed(ALL_OTHER)
+    old, new, world.output = undisturbed(Options()), undisturbed(ALL_OTHER), world.folder / "disk" / "out"
     needed = sum(-(-path.stat().st_size // 4096) * 4096 for path in new.rglob("*.png"))
     for share in (0, 0.3, 0.7):
         mount_disk("size=64m")
@@ -473,20 +441,7 @@ def test_a_full_disk_stops_the_run(
     assert ALL_OTHER.prepare(world).tree == tree(new)
 
 
-@posix_only("disks in memory")
-@pytest.mark.parametrize("xet", [True, False])
-def test_a_full_disk_of_the_cache_stops_the_run(
-        world: World, mount_disk: Callable[[str], None], xet: bool) -> None:
-    mount_disk("size=48k")
-    world.cache, world.output = world.output, world.folder / "out"
-    Options().write_records(world)
-    with world.hub(xet=xet) as hub:
-        run = world.prepare(nframes=2, constants={"RETRY_DELAYS_S": [0] * 4})
-        assert (run.code, len(run.errors)) == (2, 1), run
-        assert re.search("full.*No space.*--hf-cache-dir", run.errors[0]) and hub.count("cdn") == 1
-
-
-@posix_only("permission bits")
+@needs_posix("permission bits")
 def test_a_finished_output_may_be_read_only(world: World, undisturbed: Outputs) -> None:
     """As a shared dataset. A run that has to write there stops before anything is fetched."""
     world.use_cache()  # no hub answers, and the program would say so
@@ -498,7 +453,7 @@ def test_a_finished_output_may_be_read_only(world: World, undisturbed: Outputs) 
         for options in ([], ["--check"]):
             assert Options().prepare(world, *options, preexec_fn=obey_permissions).code == 0
         for options in (Options(1), ALL_OTHER):  # the first would change gt_requests.json
-            run = options.prepare(world, constants={"RETRY_DELAYS_S": [0]}, preexec_fn=obey_permissions)
+            run = options.prepare(world, preexec_fn=obey_permissions)
             assert run.code == 2 and re.search(f"{world.output}.*Permission denied", run.errors[0]), run
             assert not re.search("connect|retry", run.err)
     finally:
@@ -516,26 +471,26 @@ def is_running(call: dict[str, Any]) -> bool:
     return False
 
 
-@posix_only("signals")
+@needs_posix("signals")
 @pytest.mark.parametrize("target", ["parent", "group"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_while_ffmpeg_works(world: World, undisturbed: Outputs, number: int, target: str) -> None:
     """To the program alone, or to all processes of its terminal."""
-    for call in (1, 3):
+    for when in ("-codecs", ".png"):  # when it is tried, and when it decodes
         steps = [["sleep", 0.2], ["kill", target, number], ["sleep", 600]]
-        fake = fake_ffmpeg(world.folder / f"fake{call}", *steps, from_call=call)
+        fake = fake_ffmpeg(world.folder / f"fake{when}", *steps, when=when)
         run = Options().prepare(
             world, env=fake.env, changes={"restore_interrupt": {}}, start_new_session=True)
         assert run.code == 128 + number and len(run.errors) == 1 and not temporary_files(run.tree), run
         assert run.err.endswith("Run the same command again to continue.\n") and "0 of 1 seq" in run.errors[0]
-        assert len(fake.calls()) == call
+        assert when in " ".join(fake.calls()[-1]["arguments"])
         until(lambda fake=fake: not any(map(is_running, fake.calls())))
     assert Options().prepare(world).tree == tree(undisturbed(Options()))
 
 
-@posix_only("signals")
+@needs_posix("signals")
 def test_an_ffmpeg_that_outlives_a_killed_run_does_no_harm(world: World, undisturbed: Outputs) -> None:
-    fake = fake_ffmpeg(world.folder / "fake", ["kill", "parent", 9], ["sleep", 0.5], from_call=3)
+    fake = fake_ffmpeg(world.folder / "fake", ["kill", "parent", 9], ["sleep", 0.5], when=".png")
     assert ALL_OTHER.prepare(world, env=fake.env, child=True).code == KILLED
     assert ALL_OTHER.prepare(world).code == 0
     until(lambda: not any(map(is_running, fake.calls())))
@@ -561,7 +516,7 @@ THREE = Options(3, objects=(7, 8, 9))
 @pytest.fixture(scope="module")
 def seconds_of_a_run(undisturbed: Outputs, tmp_path_factory: pytest.TempPathFactory) -> float:
     world, start = World(tmp_path_factory.mktemp("timed")), time.monotonic()
-    world.video()
+    world.put_video()
     run = THREE.prepare(world, child=True)
     assert run.code == 0 and run.tree == tree(undisturbed(THREE))
     return time.monotonic() - start
@@ -590,35 +545,40 @@ def test_random_kills(world: World, undisturbed: Outputs, seconds_of_a_run: floa
 PARTS = {"all the same": [THREE.seq_ids] * 3, "each its part": [[seq_id] for seq_id in THREE.seq_ids]}
 
 
-def assert_all_prepared(world: World, undisturbed: Outputs, *processes: subprocess.Popen[str]) -> None:
-    runs = [world.finish(process) for process in processes]
+def assert_all_prepared(world: World, undisturbed: Outputs, runs: Sequence[Run]) -> None:
     assert [(run.code, run.errors) for run in runs] == [(0, [])] * len(runs), runs
-    assert tree(world.output) == tree(undisturbed(THREE)) and world.manifest()["missing"] == []
+    assert tree(world.output) == tree(undisturbed(THREE)) and world.read_manifest()["missing"] == []
 
 
-@pytest.mark.parametrize("changes", [
-    pytest.param({}, id="locks"), pytest.param({"disable_locks": {}}, id="no locks", marks=posix_only("flock"))])
 @pytest.mark.parametrize("parts", PARTS)
-def test_runs_started_together(world: World, undisturbed: Outputs, parts: str, changes: Any) -> None:
+def test_runs_started_together(world: World, undisturbed: Outputs, parts: str) -> None:
     THREE.write_records(world)
     (world.folder / "elsewhere").mkdir()
     if os.name != "nt":
         world.output.symlink_to(world.folder / "elsewhere")  # the output folder itself may be a link
-    runs = [world.start("--sequences", *seq_ids, nframes=3, changes=changes) for seq_ids in PARTS[parts]]
-    assert_all_prepared(world, undisturbed, *runs)
+    processes = [world.start("--sequences", *seq_ids, nframes=3) for seq_ids in PARTS[parts]]
+    assert_all_prepared(world, undisturbed, [world.finish(process) for process in processes])
 
 
-def start_and_pause(
-        world: World, *args: Any, number: int, name: str = "", **changes: Any) -> subprocess.Popen[str]:
-    """Start a run and wait until it stands before a change of a file."""
+def run_two(world: World, first_args: Sequence[Any], second_args: Sequence[Any], number: int, name: str = "",
+            wait_s: float = TIMEOUT_S, **changes: Any) -> list[Run]:
+    """Let one run pause before a change of a file, see `stop_before_change`, until another one has ended.
+
+    Go on after wait_s if the other one waits, too: for the first.
+    """
+    if os.name == "nt":
+        pytest.skip("Windows cannot pause a process")
     world.output.mkdir()
     pause = stop_before_change(world.output, number, signal.SIGSTOP, name)
-    process = world.start(*args, nframes=3, changes={**changes, **pause})
-    assert os.WIFSTOPPED(os.waitpid(process.pid, os.WUNTRACED)[1])
-    return process
+    first = world.start(*first_args, nframes=3, changes={**changes, **pause})
+    assert os.WIFSTOPPED(os.waitpid(first.pid, os.WUNTRACED)[1])
+    second = world.start(*second_args, nframes=3, changes=changes)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        second.wait(wait_s)
+    os.kill(first.pid, signal.SIGCONT)
+    return [world.finish(process) for process in (first, second)]
 
 
-@posix_only("signals")
 @pytest.mark.parametrize("number", [1, 2, 7, 16])
 @pytest.mark.parametrize("parts", PARTS)
 def test_a_run_that_pauses_is_not_disturbed(
@@ -626,48 +586,29 @@ def test_a_run_that_pauses_is_not_disturbed(
     """By another one that comes and goes, where there are no locks."""
     THREE.write_records(world)
     mine, *others = PARTS[parts]
-    first = start_and_pause(world, "--sequences", *mine, number=number, disable_locks={})
-    try:
-        theirs = [seq_id for seq_ids in others for seq_id in seq_ids]
-        second = world.prepare("--sequences", *theirs, nframes=3, changes={"disable_locks": {}})
-        assert (second.code, second.errors) == (0, [])
-    finally:
-        os.kill(first.pid, signal.SIGCONT)
-    assert_all_prepared(world, undisturbed, first)
+    runs = run_two(world, ["--sequences", *mine], ["--sequences", *sum(others, [])], number, disable_locks={})
+    assert_all_prepared(world, undisturbed, runs)
 
 
-@posix_only("signals")
 def test_a_longer_series_that_another_run_has_prepared_meanwhile_stays(world: World, undisturbed: Outputs) -> None:
     Options().write_records(world)
-    first = start_and_pause(world, "--nframes", 2, number=2)
-    second = world.prepare(nframes=3)
-    os.kill(first.pid, signal.SIGCONT)
-    assert (second.code, world.finish(first).code) == (0, 0)
+    runs = run_two(world, ["--nframes", 2], [], number=2)
+    assert [run.code for run in runs] == [0, 0]
     assert visible(tree(world.output)) == visible(tree(undisturbed(Options(3))))
 
 
-@posix_only("signals")
 def test_runs_with_different_options_leave_no_mixture(world: World, undisturbed: Outputs) -> None:
     """One stands before the last file of a sequence while the other begins."""
     several = [Options(3), Options(3, stride=5)]
     several[0].write_records(world)
-    first = start_and_pause(world, number=1, name=META)
-    second = world.start("--stride", 5, nframes=3)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        second.wait(2)  # it waits for the first run, or it does not
-    os.kill(first.pid, signal.SIGCONT)
-    for process in (first, second):
-        world.finish(process)
+    run_two(world, [], ["--stride", 5], number=1, name=META, wait_s=2)
     assert visible(tree(world.output)) in [visible(tree(undisturbed(options))) for options in several]
 
 
-@posix_only("signals")
 def test_a_sequence_that_another_run_has_replaced_meanwhile_is_not_ready(world: World) -> None:
     THREE.write_records(world)
-    first = start_and_pause(world, number=3, name=META)
-    second = world.prepare("--stride", 5, "--sequences", THREE.seq_ids[0], nframes=3)
-    os.kill(first.pid, signal.SIGCONT)
-    run = world.finish(first)
+    other = ["--stride", 5, "--sequences", THREE.seq_ids[0]]
+    run, second = run_two(world, [], other, number=3, name=META)
     assert (second.code, run.code) == (0, 1), run
     assert re.match("2 sequences ready .* 0 failed, 1 changed by another run; ", run.out)
-    assert world.manifest()["missing"] == THREE.seq_ids[:1]
+    assert world.read_manifest()["missing"] == THREE.seq_ids[:1]

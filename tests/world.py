@@ -24,7 +24,6 @@ import pytest
 
 import prepare_sot_dataset as program
 from tests import clips
-from tests.hub_server import Hub
 
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
@@ -38,7 +37,7 @@ Changes = Mapping[str, Mapping[str, Any]]  # function of child.py -> its argumen
 Step = List[Any]
 
 
-def posix_only(what: str) -> pytest.MarkDecorator:
+def needs_posix(what: str) -> pytest.MarkDecorator:
     """Mark a test that needs something which Windows does not have."""
     return pytest.mark.skipif(os.name == "nt", reason=f"Windows has no {what}")
 
@@ -78,16 +77,15 @@ class World:
                         HF_HUB_DISABLE_TELEMETRY="1", NO_PROXY="127.0.0.1,localhost",
                         no_proxy="127.0.0.1,localhost", PYTHONDONTWRITEBYTECODE="1",
                         PYTHONIOENCODING="utf-8")  # as `start` reads it, also on Windows
-        self.only_as_child = False
 
     # ------------------------------------------------------------ what the program reads
 
-    def video(self, kind: str = "mpeg4_bframes", camera: str = "Camera_11", scene: str = "Warehouse_016",
+    def put_video(self, kind: str = "mpeg4_bframes", camera: str = "Camera_11", scene: str = "Warehouse_016",
               **place: str) -> Path:
         """Put a clip where the benchmark's records look for it; return its path."""
-        return clips.lay_out(self.videos, clip(kind), scene, camera, **place)
+        return clips.put_clip(self.videos, clip(kind), scene, camera, **place)
 
-    def records(self, *records: dict[str, Any]) -> Path:
+    def write_records(self, *records: dict[str, Any]) -> Path:
         """Write the benchmark."""
         return clips.write_benchmark(self.benchmark, records)
 
@@ -95,37 +93,18 @@ class World:
         """Let runs look for videos in the hub's cache; no hub answers there."""
         self.source = {"--hf-cache-dir": self.cache}
 
-    @contextlib.contextmanager
-    def hub(self, **options: Any) -> Iterator[Hub]:
-        """Let runs get the videos from a hub; as children, since its client reads the environment once."""
-        before = self.source, dict(self.env), self.only_as_child
-        files = {path.relative_to(self.videos).as_posix(): path for path in self.videos.rglob("*.mp4")}
-        with Hub(files, **options) as hub:
-            self.env.update(hub.env(self.folder))
-            self.use_cache()
-            self.only_as_child = True
-            try:
-                yield hub
-            finally:
-                self.source, self.env, self.only_as_child = before
-
     # ------------------------------------------------------------ running the program
 
-    def prepare(self, *args: Argument, nframes: int | None = None, env: Environment | None = None,
-                constants: Mapping[str, Any] | None = None, without: Sequence[str] = (),
-                changes: Changes | None = None, child: bool = False, **popen: Any) -> Run:
-        """Run the program on this world: in this process, or as a child.
+    def prepare(self, *args: Argument, nframes: int | None = None, child: bool = False, **how: Any) -> Run:
+        """Run the program with this world's own values where `args` give none: in this process, or as a child.
 
-        `constants` are set first: NAME of the program, or module.NAME. Modules in `without` cannot be
-        imported. `changes` are functions of child.py with their arguments; they, and arguments of Popen,
-        need a child.
+        `how` may hold: `env`, variables; `constants`, NAME of the program or module.NAME -> value; `without`,
+        modules that cannot be imported; and for a child `changes`, functions of child.py -> their arguments,
+        and what Popen takes.
         """
-        arguments = self.arguments(args, nframes)
-        if child or changes or popen or self.only_as_child:
-            process = self.start(*args, nframes=nframes, env=env, constants=constants, without=without,
-                                 changes=changes, **popen)
-            return self.finish(process)
-        return self.run(arguments, env, constants, without)
+        if child or set(how) - {"env", "constants", "without"}:
+            return self.finish(self.start(*args, nframes=nframes, **how))
+        return self.run(self.arguments(args, nframes), **how)
 
     def run(self, arguments: Sequence[str], env: Environment | None = None,
             constants: Mapping[str, Any] | None = None, without: Sequence[str] = ()) -> Run:
@@ -136,8 +115,6 @@ class World:
             code = _call_main(list(arguments))
             out.flush(), err.flush()
             texts = [stream.buffer.getvalue().decode("utf-8") for stream in (out, err)]
-            alive = [child.args for child in children if child.returncode is None and child.poll() is None]
-            assert not alive, f"still running: {alive}"
             commands = tuple(tuple(map(str, child.args)) for child in children)  # type: ignore[arg-type]
         return Run(code, *texts, tree(self.output_of(arguments)), commands)
 
@@ -167,10 +144,7 @@ class World:
     def in_terminal(self, *args: Argument, columns: int = 120, env: Environment | None = None,
                     **options: Any) -> Run:
         """Run the program in a terminal of this width; `out` is all that was written to it."""
-        import fcntl
-        import pty
-        import termios
-
+        fcntl, pty, termios = map(pytest.importorskip, ("fcntl", "pty", "termios"))  # Windows has none of them
         ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 50, columns, 0, 0))
         process = self.start(*args, env={"TERM": "xterm", **(env or {})}, stdin=theirs, stdout=theirs,
@@ -183,8 +157,6 @@ class World:
                     written += chunk
             return self.finish(process)._replace(out=written.decode("utf-8", "replace"))
         finally:
-            process.kill()
-            process.wait()
             os.close(ours)
 
     def arguments(self, args: Sequence[Argument], nframes: int | None = None) -> list[str]:
@@ -208,10 +180,10 @@ class World:
 
     # ------------------------------------------------------------ what the program wrote
 
-    def meta(self, seq_id: str) -> dict[str, Any]:
+    def read_meta(self, seq_id: str) -> dict[str, Any]:
         return dict(json.loads((self.output / seq_id / "sequence_meta.json").read_text(encoding="utf-8")))
 
-    def manifest(self) -> dict[str, Any]:
+    def read_manifest(self) -> dict[str, Any]:
         return dict(json.loads((self.output / "gt_requests.json").read_text(encoding="utf-8")))
 
 
@@ -364,20 +336,19 @@ class FakeFfmpeg(NamedTuple):
         return [json.loads(line) for line in log.read_text("utf-8").splitlines()] if log.exists() else []
 
 
-def fake_ffmpeg(folder: Path, *steps: Step, when: str = "", from_call: int = 1,
-                codecs: Sequence[Step] | None = None) -> FakeFfmpeg:
+def fake_ffmpeg(folder: Path, *steps: Step, when: str = "", codecs: Sequence[Step] | None = None) -> FakeFfmpeg:
     """Make a program that takes these steps and then does what the real ffmpeg does.
 
     Steps: ["say", text] on standard error, ["print", text], ["sleep", seconds], ["exit", code],
     ["kill", "itself" | "parent" | "group", signal], ["empty", image] after the real one has written it,
-    ["ignore size limit"]. They are taken by calls whose arguments contain `when`, from the `from_call`-th on.
-    `codecs` are the steps of the first call, which asks for version and codecs.
+    ["ignore size limit"]. They are taken by calls whose arguments contain `when`; `codecs` by the call that
+    asks for version and codecs.
     """
     folder.mkdir(parents=True)
-    behaviour = {"real": clips.ffmpeg_exe(), "steps": steps, "when": when, "from_call": from_call,
-                 "codecs": codecs}
+    behaviour = {"real": clips.ffmpeg_exe(), "steps": steps, "when": when, "codecs": codecs}
     (folder / "behaviour.json").write_text(json.dumps(behaviour), encoding="utf-8")
-    return FakeFfmpeg(_make_launcher(folder), first_on_path(folder))
+    path = os.pathsep.join([str(folder), os.environ["PATH"]])
+    return FakeFfmpeg(_make_launcher(folder), {"PATH": path})
 
 
 def _make_launcher(folder: Path) -> Path:
@@ -400,20 +371,12 @@ def write_program(path: Path, text: str) -> Path:
     return path
 
 
-def first_on_path(folder: Path) -> dict[str, str]:
-    """Return an environment in which this folder's programs and Python modules come before all others."""
-    return {"PATH": os.pathsep.join([str(folder), os.environ["PATH"]]), "PYTHONPATH": str(folder)}
-
-
 def until(condition: Callable[[], Any]) -> None:
     """Wait until a condition holds."""
     end = time.monotonic() + TIMEOUT_S
     while not condition():
         assert time.monotonic() < end, "it never happened"
         time.sleep(0.01)
-
-
-# ---------------------------------------------------------------- what stands on a terminal
 
 
 def screen(text: str, columns: int) -> list[str]:
