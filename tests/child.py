@@ -6,6 +6,7 @@ do before `main` is called: set "constants" (name -> value), do "without" some m
 """
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import os
@@ -45,6 +46,15 @@ def limit_file_size(size: int) -> None:
     import resource
 
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def use_up_quota(folder: str) -> None:
+    """Let no file below a folder be opened to write, as a quota does that is used up."""
+    def refuse(path: str, event: str) -> None:
+        if event == "open":
+            raise OSError(errno.EDQUOT, "Disk quota exceeded", path)
+
+    call_before_changes(folder, refuse)
 
 
 def restore_interrupt() -> None:

@@ -193,11 +193,13 @@ class Handler(BaseHTTPRequestHandler):
             return
         url = urlsplit(self.path)
         host = next((name for name, route in API.items() if route in url.path), self.server.host)
+        host = "cdn" if url.path.startswith("/lfs/") else host  # also if the hub itself has the files
         self.record = Request(host, unquote(url.path), url.query,
                               self.headers.get("Range"), self.headers.get("Authorization"))
         self.hub.requests.append(self.record)
         try:
-            answer = self.answer_as_hub if self.server.host == "hub" else self.answer_signed
+            is_signed = host == "cdn" or self.server.host != "hub"
+            answer = self.answer_signed if is_signed else self.answer_as_hub
             answer(url.path)
         except ConnectionError:  # a client that hangs up is part of the game
             self.close_connection = True
@@ -255,7 +257,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer_signed(self, url_path: str) -> None:
         """Answer as cdn, cas or xorb: for a signed address or an access token only."""
-        host, hub = self.server.host, self.hub
+        host, hub = self.record.host, self.hub
         match = SIGNED_URLS[host].fullmatch(url_path)
         place, name = match.groups() if match else ("", "")
         self.record.file, blob = hub.by_xet_hash.get(name, ("", None))
@@ -287,7 +289,7 @@ class Handler(BaseHTTPRequestHandler):
             data = data[part * PART:part * PART + PART]
             length = struct.pack("<I", len(data))[:3]
             data = b"\0" + length + b"\0" + length + data
-        self.send_file(data, {"ETag": f'"{blob.etag}"'}, fault)
+        self.send_file(data, {"ETag": f'"{blob.etag}"', "X-Repo-Commit": hub.commit}, fault)
         return None
 
     def send_plan(self, blob: Blob) -> None:

@@ -277,6 +277,9 @@ def test_suspicious_values_give_one_warning_per_kind_with_a_count(world: World) 
     assert run.code == 1 and len(warnings) == len(SUSPICIOUS) - 1, run
     for (kind, group), warning in zip(records.items(), warnings):
         assert kind in warning and f": 2 sequences, first {group[0]['seq_id']}" in warning
+    (one, _), *_ = records.values()
+    run = world.prepare("--check", "--sequences", one["seq_id"], nframes=2)  # of the others nothing is told
+    assert run.err.count("WARNING") == run.err.count(f": 1 sequence, first {one['seq_id']}") == 1, run
 
 
 # ---------------------------------------------------------------- --sequences

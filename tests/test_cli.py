@@ -143,7 +143,7 @@ def test_every_failure_is_told_once_and_at_the_end(unprepared: World, options: S
     for reason, records in (("cannot be decoded", broken), ("frame 5000", late), ("no such video", gone)):
         (line,) = [line for line in run.errors if reason in line]
         assert [one for one in (*broken, *late, *gone) if one["seq_id"] in line] == records
-        assert run.err.count(reason) == 1, run.err
+        assert run.err.count(reason) == 1 and str(unprepared.videos) not in line, run.err
 
 
 def test_force_prepares_what_is_selected_again(prepared: World, finished: Path) -> None:
@@ -237,6 +237,8 @@ def test_demo_shows_a_marked_robot_and_says_what_the_readme_shows(
     assert re.fullmatch(NONE_NEW * 2, world.run(["--demo"]).out + world.run(shlex.split(by_hand)).out)
     assert "Check: 3 ready" in world.run(["--demo", "--check"]).out
     assert stamps(world.output) == before
+    (world.output / "demo_source" / "demo_benchmark.jsonl").write_text("by another version")
+    assert re.fullmatch(NONE_NEW, world.run(["--demo"]).out)
 
 
 # ---------------------------------------------------------------- what is written to a terminal or a pipe

@@ -351,33 +351,34 @@ def test_damaged_video_is_refused_or_right(world: World, kind: str, box: str, da
 
 HARMLESS = ["[error] SEI type 1", "[error] mmco: unref short failure",
             "[error] number of reference frames (0+5) exceeds max (4)"]
+DAMAGES = ["concealing 30 DC, 30 AC, 30 MV errors", "corrupt decoded frame", "undecodable NALU"]
 
 
 def prepare_with_fake_ffmpeg(
         world: World, *steps: Any, when: str, ids: Sequence[int] = (2, 4), **options: Any) -> Run:
     world.put_video("h264_bframes")
-    world.write_records(clips.record(ids))
+    world.write_records(*[clips.record(ids, object_id=number) for number in (7, 8)])
     fake = fake_ffmpeg(world.folder / "fake", *steps, when=when)
     run = world.prepare(nframes=2, env=fake.env, **options)
     assert_explained(run)
-    assert len(list(world.output.rglob("f0?.png"))) == (0 if run.code else 2)
+    assert len(list(world.output.rglob("f0?.png"))) == (0 if run.code else 4)
     return run
 
 
 @pytest.mark.parametrize("lines, when, ids, code, told", [
-    (HARMLESS, ".png", (2, 4), 0, ["mmco: unref"]),
-    (HARMLESS, "-ss", (30, 31), 0, []),  # a picture could be missing: decoded from the start instead
-    (["[h264 @ 0x5] [error] well"], ".png", (2, 4), 1, ["errors: well"]),
-    ([*HARMLESS, "[error] error while decoding MB 1 1"], ".png", (2, 4), 1, ["error while decoding"]),
+    (HARMLESS, ".png", (2, 4), 0, "mmco: unref short failure"),
+    (HARMLESS, "-ss", (30, 31), 0, ""),  # a picture could be missing: decoded from the start instead
+    (["[h264 @ 0x5] [error] well"], ".png", (2, 4), 1, "errors: well"),
+    ([*HARMLESS, "[error] error while decoding MB 1 1"], ".png", (2, 4), 1, "error while decoding MB"),
+    *[([f"[h264 @ 0x5] [info] {damage}"], ".png", (2, 4), 1, f"errors: {damage}") for damage in DAMAGES],
 ])
-def test_words_of_ffmpeg_are_told_once_and_fail_the_sequence_unless_they_are_harmless(
-        world: World, lines: Sequence[str], when: str, ids: Sequence[int], code: int, told: list[str]) -> None:
+def test_words_of_ffmpeg_are_told_once_and_fail_the_sequences_unless_they_are_harmless(
+        world: World, lines: Sequence[str], when: str, ids: Sequence[int], code: int, told: str) -> None:
     run = prepare_with_fake_ffmpeg(world, ["say", "\n".join([*lines, ""])], when=when, ids=ids)
-    words = re.findall("mmco: unref|errors: well|error while decoding", run.err)
-    assert (run.code, len(run.errors), words) == (code, code, told), run
+    assert (run.code, len(run.errors), run.err.count(told or "mmco")) == (code, code, bool(told)), run
 
 
 @pytest.mark.parametrize("when", [".mp4", ".png"], ids=["at any video", "at the images"])
 def test_ffmpeg_that_hangs_fails_the_sequence(world: World, when: str) -> None:
     run = prepare_with_fake_ffmpeg(world, ["sleep", 60], when=when, constants={"FFMPEG_TIMEOUT_S": 1})
-    assert run.code == 1 and re.search("obj7: .*did not end", run.errors[0]), run
+    assert run.code == 1 and re.search("obj7.*did not end", run.errors[0]), run

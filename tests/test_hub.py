@@ -116,6 +116,15 @@ def test_sizes_are_told_before_the_work_where_the_hub_tells_them(hub_world: HubW
     assert [line.splitlines()[0] for line in getting] == expected
 
 
+@only_xet  # no other client is asked for sizes
+def test_check_adds_up_what_comes_to_one_disk(hub_world: HubWorld) -> None:
+    frames = shutil.disk_usage(str(hub_world.world.folder)).free * 6 // 10 // 2_000_000  # of 2 MB, about
+    hub_world.hub.repos[REPO][path_of(ONE)].size = frames * 2_000_000
+    run = hub_world.prepare("--check", *select(ONE), "--stride", 1, nframes=frames)
+    folders = f"{hub_world.world.output} and {hub_world.world.cache}"
+    assert f"WARNING: too little space on the disk of {folders}\n" in run.err, run
+
+
 def test_traceback_quotes_an_address_without_its_signature(hub_world: HubWorld) -> None:
     hub_world.hub.repos["owner/bench"] = {"b.jsonl": Blob(b"{}")}
     hub_world.hub.fault("b.jsonl", "403", stage="cdn", times=None)
@@ -253,6 +262,13 @@ def test_faults_of_plain_http(hub_world: HubWorld) -> None:
     assert re.search("Error while downloading from http://", run.err), run.err
 
 
+def test_expired_signature_is_no_refusal_where_the_hub_itself_has_the_files(hub_world: HubWorld) -> None:
+    hub_world.hub.cdn = hub_world.hub.endpoint  # as a mirror may
+    hub_world.hub.fault(ONE, "expired", stage="cdn")
+    run = hub_world.prepare(*select(ONE), env=PLAIN_HTTP, token=None)
+    assert (run.code, len(retries(run)), hub_world.is_ready(ONE)) == (0, 1, True), run.err
+
+
 def test_quiet_run_tells_no_warning_of_the_client(hub_world: HubWorld) -> None:
     hub_world.hub.fault(ONE, "stall", stage="cdn", after=1000)
     run = hub_world.prepare("--quiet", *select(ONE), env={**PLAIN_HTTP, "HF_HUB_VERBOSITY": "info"})
@@ -383,6 +399,11 @@ def test_certificate_that_is_not_trusted_stops_the_run(hub_world: HubWorld) -> N
         run = hub_world.prepare(env={"HF_ENDPOINT": f"https://localhost:{port}"})
     assert (run.code, retries(run), len(run.errors)) == (2, [], 1), run.err
     assert re.search("certificate.*SSL_CERT_FILE.*REQUESTS_CA_BUNDLE", run.errors[0])
+
+
+def test_used_up_quota_of_the_cache_stops_the_run(hub_world: HubWorld) -> None:
+    run = hub_world.prepare(changes={"use_up_quota": {"folder": str(hub_world.world.cache)}})
+    assert (run.code, len(run.errors)) == (2, 1) and re.search("full.*quota.*--hf-cache-dir", run.errors[0]), run
 
 
 @pytest.mark.parametrize("name, bug", [

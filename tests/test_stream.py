@@ -38,6 +38,13 @@ def test_a_part_of_a_video_tells_that_it_is_too_short(hub_world: HubWorld) -> No
     assert run.code == 1 and "120 frames" in run.errors[0] and sum(hub_world.bytes_sent()) < BIG / 8, run
 
 
+def test_a_part_may_lie_within_another(hub_world: HubWorld) -> None:
+    hub_world.put_videos(1, BIG)
+    hub_world.world.write_records(*[record_of(ONE, ids) for ids in ([1, 40, 79, 118], [35, 36, 37, 38])])
+    run = hub_world.prepare("--stream", nframes=4)
+    assert run.code == 0 and sum(hub_world.bytes_sent()) < BIG / 8, run
+
+
 @pytest.mark.parametrize("kinds", [list(clips.KINDS)[start::2] for start in range(2)], ids=" ".join)
 def test_streamed_frames_are_those_of_a_full_decode(hub_world: HubWorld, kinds: Sequence[str]) -> None:
     """Part of a video is enough where it can prove the frames. Each kind is a camera of its own."""
