@@ -195,12 +195,12 @@ def only_problem(data: bytes) -> Any:
 def test_invalid_or_missing_value_is_reported_with_its_place_and_what_was_expected(field: str) -> None:
     values, expected = INVALID[field]
     for record in [{**STANDARD, field: value} for value in values]:
-        where, seq_id, text = only_problem(as_lines(MINIMAL) + b"\n" + as_lines(record))
-        assert where == "line 3" and (field == "seq_id" or seq_id == SEQ_ID), record
-        assert re.match(f"field {field}: .*{expected}", text), record
+        problem = only_problem(as_lines(MINIMAL) + b"\n" + as_lines(record))
+        assert problem.where == "line 3" and (field == "seq_id" or problem.seq_id == SEQ_ID), record
+        assert re.match(f"field {field}: .*{expected}", problem.text), record
     if field in INCOMPLETE:
         text = only_problem(as_lines(INCOMPLETE[field])).text
-        assert re.match(f"field {field}: missing.*{expected}", text) and not re.search('""|null|None', text)
+        assert re.match(f"field {field}: missing.*{expected}", text) and not re.search('""|null|None', text)  # no value is shown
 
 
 @pytest.mark.parametrize("change", [
@@ -208,9 +208,9 @@ def test_invalid_or_missing_value_is_reported_with_its_place_and_what_was_expect
     {"init_bbox": [1, 2, 3, 4]}, {"canonical_frame_ids": IDS[:-1]}, {"clip_end_frame": 6000},
     {"seq_id": SEQ_ID.upper()}], ids=str)  # which is the same folder on Windows and macOS
 def test_differing_records_with_one_seq_id_are_reported(change: Record) -> None:
-    where, seq_id, text = only_problem(as_lines(STANDARD, MINIMAL, {**STANDARD, **change}))
-    assert (where, seq_id) == ("line 3", change.get("seq_id", SEQ_ID))
-    assert re.match(r"differs.*line 1\b", text)
+    problem = only_problem(as_lines(STANDARD, MINIMAL, {**STANDARD, **change}))
+    assert (problem.where, problem.seq_id) == ("line 3", change.get("seq_id", SEQ_ID))
+    assert re.match(r"differs.*line 1\b", problem.text)
 
 
 def reported_problems(world: World, data: bytes) -> list[str]:

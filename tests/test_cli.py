@@ -365,7 +365,7 @@ def test_check_of_each_state(prepared: World) -> None:
 
 
 def test_check_warns_of_a_disk_that_is_too_small(unprepared: World) -> None:
-    series = 99_999 * 2_000_000  # bytes of a sequence, about
+    series = 99_999 * 200_000  # bytes of a sequence, at least
     count = shutil.disk_usage(str(unprepared.folder)).free // series + 1
     unprepared.write_records(*[clips.record([3], object_id=number) for number in range(count)])
     assert check(unprepared, nframes=1).code == 1  # without a warning

