@@ -27,14 +27,14 @@ def shorten_sleeps(seconds: float) -> None:
 
 
 def disable_locks() -> None:
-    """As between the nodes of a cluster, whose locks do not reach each other."""
+    """Let locks do nothing, as between the nodes of a cluster."""
     import fcntl
 
     fcntl.flock = fcntl.lockf = lambda *_: None
 
 
 def disable_symlinks() -> None:
-    """As on Windows without developer mode."""
+    """Let os.symlink fail, as on Windows without developer mode."""
     def symlink(*_args: Any, **_options: Any) -> None:
         raise OSError("no symbolic links here")
 
@@ -66,7 +66,8 @@ def start_only(programs: list[str]) -> None:
     """Let every other program look as if it were not installed."""
     def hook(event: str, arguments: Any) -> None:
         if event == "subprocess.Popen":
-            started = str(arguments[0] or arguments[1].lstrip('"'))  # the whole command line on Windows
+            # (program, command line, ...); on Windows the program is None
+            started = str(arguments[0] or arguments[1].lstrip('"'))
             if not started.startswith(tuple(programs)):
                 raise FileNotFoundError(2, "No such file or directory")
 
@@ -128,7 +129,7 @@ def changed_path(event: str, arguments: Any) -> str | None:
         return os.fsdecode(arguments[0]) if isinstance(arguments[0], (str, bytes)) else None
     if event in ("os.remove", "os.rmdir", "os.mkdir"):
         # shutil.rmtree names what is in a folder relative to an open descriptor of the folder.
-        descriptor = arguments[-1]
+        descriptor = arguments[-1]  # -1 if there is none
         folder = os.readlink(f"/proc/self/fd/{descriptor}") if descriptor >= 0 else ""
         return os.path.join(folder, os.fsdecode(arguments[0]))
     return None

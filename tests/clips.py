@@ -68,10 +68,11 @@ def has_encoder(name: str) -> bool:
 # ---------------------------------------------------------------- pictures
 
 def _noise_rows(seed: int, width: int, rows: int, low: int, high: int) -> list[bytes]:
+    """Return rows of blobs of 8x4 samples, each row twice in a row, so that a window can move along it."""
+    # Enough structure for motion search, little enough for a low bit rate.
     dice = random.Random(seed)
-    corners = [[dice.randint(low, high) for _ in range(width // 8)] for _ in range(rows // 4 + 1)]
-    # Blobs of 8x4 samples: enough structure for motion search, little enough for a low bit rate.
-    return [bytes(v for v in corners[y // 4] for _ in range(8)) * 2 for y in range(rows)]
+    blobs = [[dice.randint(low, high) for _ in range(width // 8)] for _ in range(rows // 4 + 1)]
+    return [bytes(v for v in blobs[y // 4] for _ in range(8)) * 2 for y in range(rows)]
 
 _LUMA = _noise_rows(1, 2 * WIDTH, HEIGHT - 2 * BLOCK, 60, 200)
 _CHROMA = [_noise_rows(seed, WIDTH, HEIGHT // 2, 80, 176) for seed in (2, 3)]
@@ -99,7 +100,7 @@ def read_index(rgb: bytes, width: int, height: int) -> int:
     if len(rgb) != width * height * 3 or width < WIDTH or height < 2 * BLOCK:
         raise ValueError(f"not a {width}x{height} picture of these clips")
 
-    def number_at(row: int) -> int:
+    def number_at(row: int) -> int:  # by the green of 6x6 pixels in the middle of each block
         number = 0
         for left in range(BLOCK // 2 - 3, WIDTH, BLOCK):
             samples = [rgb[3 * ((row + y) * width + left + x) + 1] for y in range(6) for x in range(6)]
@@ -238,10 +239,12 @@ def cut(coder: Sequence[str], start: str, *after: str) -> Maker:
         run_ffmpeg(["-ss", start, "-i", str(whole), "-c", "copy", *after, "-f", "mp4", str(path)])
     return make
 
-# Pairs one tick apart, jitter, and pauses of many frames.
+# In ticks of 1/90000 s, 3000 a frame: a pause of 7 frames after every 10th, of 4 after every 3rd; each odd frame one
+# tick after the one before; and a jitter of up to 1600 ticks for each pair.
 IRREGULAR = "3000*(N+7*floor(N/10)+4*floor(N/3))-2999*mod(N,2)+400*mod(floor(N/2)*floor(N/2),5)"
 
 def _shift_below_zero(data: bytearray) -> None:
+    """Show each frame a third of a second earlier, so that the first ones have times below zero."""
     ctts = the_box(data, "moov/trak/mdia/minf/stbl/ctts")
     for at in range(ctts.start + 20, ctts.end, 8):
         offset = struct.unpack_from(">i", data, at)[0] - _number(data, "moov/trak/mdia/mdhd", 20) // 3
@@ -256,6 +259,7 @@ def _two_edits(data: bytearray) -> None:
     replace_box(data, "moov/trak/edts/elst", struct.pack(">II", 0, len(parts)) + table)
 
 def _turn(data: bytearray) -> None:
+    """Turn the pictures by a quarter: the matrix in tkhd (ISO/IEC 14496-12, 8.3.2)."""
     one, unit = 1 << 16, 1 << 30
     matrix = (0, one, 0, -one, 0, 0, HEIGHT * one, 0, unit)
     struct.pack_into(">9i", data, the_box(data, "moov/trak/tkhd").start + 8 + 40, *matrix)
@@ -310,7 +314,7 @@ class Kind(NamedTuple):
     packets: int = FRAMES  # that are shown
     syntax: dict[str, int] = {}  # "field=value" in the headers of the coded video -> how often; SOME
     pixels: str = "yuv420p"
-    from_start: bool = False  # frames in the middle can be proven by a decode from the start only
+    from_start: bool = False  # no decode from the middle can prove a frame, so it begins at the start
 
     def missing(self) -> str:
         there = any(has_encoder(name) for name in self.encoders)

@@ -34,6 +34,7 @@ REPO = "nvidia/PhysicalAI-SmartSpaces"
 CHUNK = 64 * 1024
 PART = 128 * 1024  # of a file: one xorb with one chunk; no client takes larger chunks
 XORB_HEADER = 8  # version (1 byte), stored length (3, little endian), compression (1, none), length (3)
+# A file, Xet's access token, or the sizes of files.
 HUB_URL = re.compile(r"/datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.+)|/api/datasets/.+/xet-read-token/[^/]+|"
                      r"/api/datasets/(?P<repo>[^/]+/[^/]+)/paths-info/[^/]+")
 API = {"token": "/xet-read-token/", "sizes": "/paths-info/"}
@@ -128,6 +129,7 @@ class Hub:
             for fault in self.faults:
                 if fault.path not in path or fault.stage != stage or fault.times == 0:
                     continue
+                # By Xet the byte lies in one part only.
                 if fault.kind == "wrong-bytes" and part not in (None, (fault.after or 0) // PART):
                     continue
                 if fault.times is not None:
@@ -223,7 +225,7 @@ class Handler(BaseHTTPRequestHandler):
         bearer = self.record.authorization
         if self.hub.token and bearer != f"Bearer {self.hub.token}":
             return self.send_status("401" if bearer else "401-RepoNotFound")
-        if host != "hub":  # of an older commit too: a download may go on when the branch has moved
+        if host != "hub":  # these two answer for any revision: a download may go on when the branch has moved
             return self.send_access_token() if host == "token" else self.send_sizes(match["repo"])
         if repo not in self.hub.repos:
             return self.send_status("404-RepoNotFound" if bearer else "401-RepoNotFound")

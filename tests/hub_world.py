@@ -43,6 +43,7 @@ def record_of(camera: str, ids: Sequence[int] = IDS) -> dict[str, Any]:
 
 
 def select(*cameras: str) -> Sequence[str]:
+    """Return the arguments that select these cameras' sequences."""
     return ["--sequences", *[str(record_of(camera)["seq_id"]) for camera in cameras]]
 
 

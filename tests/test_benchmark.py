@@ -198,9 +198,9 @@ def test_invalid_or_missing_value_is_reported_with_its_place_and_what_was_expect
         problem = only_problem(as_lines(MINIMAL) + b"\n" + as_lines(record))
         assert problem.where == "line 3" and (field == "seq_id" or problem.seq_id == SEQ_ID), record
         assert re.match(f"field {field}: .*{expected}", problem.text), record
-    if field in INCOMPLETE:
+    if field in INCOMPLETE:  # then no value is shown
         text = only_problem(as_lines(INCOMPLETE[field])).text
-        assert re.match(f"field {field}: missing.*{expected}", text) and not re.search('""|null|None', text)  # no value is shown
+        assert re.match(f"field {field}: missing.*{expected}", text) and not re.search('""|null|None', text)
 
 
 @pytest.mark.parametrize("change", [
@@ -303,7 +303,7 @@ def test_selected_sequences_are_prepared_and_others_cannot_stop_them(
         world: World, second: Any, selected: list[str], code: int, ready: list[str], words: str) -> None:
     world.put_video()
     world.write_records(FIRST, second, THIRD)
-    # The option may be repeated, each time with any number of ids, or with a file of them.
+    # The option may be repeated. The first id is given as a label; the others, if several, in a file.
     first, *others = selected
     (world.folder / "ids").write_text("\ufeff" + "\n".join(others) + "\n\n", encoding="utf-8")
     others = [f"@{world.folder / 'ids'}"] if len(others) > 1 else others

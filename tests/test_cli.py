@@ -32,7 +32,7 @@ SEQ_IDS = [record["seq_id"] for record in RECORDS]
 VIDEO_PATHS = [f"MTMC_Tracking_2025/val/Warehouse_016/videos/Camera_{number}.mp4" for number in (11, 12)]
 NUMBERED = [f"[{number}/3] {seq_id}: ready" for number, seq_id in enumerate(SEQ_IDS, 1)]
 CLOSING = r"{} sequences? ready in \S+ \({} (?:was|were) ready before\), {} failed; (?:\d+ min )?\d+ s"
-ALL_NEW, ONE_NEW, NONE_NEW = (CLOSING.format(3, count, 0) + "\n" for count in (0, 2, 3))
+ALL_NEW, ONE_NEW, NONE_NEW = (CLOSING.format(3, ready_before, 0) + "\n" for ready_before in (0, 2, 3))
 
 
 def lay_out_three_sequences(world: World) -> World:
@@ -139,7 +139,7 @@ def test_every_failure_is_told_once_and_at_the_end(unprepared: World, options: S
     unprepared.write_records(broken[0], late[0], *gone, broken[1], RECORDS[0], late[1], broken[2])
     run = unprepared.prepare("--gt-stub", *options, nframes=2)
     assert run.code == 1 and re.fullmatch(CLOSING.format(1, 0, 6) + "\n", run.out), run.out
-    assert len(run.errors) == 3 and run.err.splitlines()[0 if options else -3:] == run.errors
+    assert len(run.errors) == 3 and run.err.splitlines()[0 if options else -3:] == run.errors  # --quiet: nothing else
     for reason, records in (("cannot be decoded", broken), ("frame 5000", late), ("no such video", gone)):
         (line,) = [line for line in run.errors if reason in line]
         assert [one for one in (*broken, *late, *gone) if one["seq_id"] in line] == records
@@ -525,7 +525,8 @@ def test_ffmpeg_is_not_steered_by_where_the_user_stands_and_gets_no_token(unprep
     relative = fake_ffmpeg(unprepared.folder / "relative")
     path = os.pathsep.join([os.path.relpath(str(relative.path.parent)), fake.env["PATH"]])
     run = unprepared.prepare("--hf-token", "hf_secret", nframes=3, env={
-        **fake.env, **secrets, "PATH": path, "AV_LOG_FORCE_COLOR": "1", "AV_LOG_FORCE_256COLOR": "1", "FFREPORT": report})
+        **fake.env, **secrets, "PATH": path, "FFREPORT": report,
+        "AV_LOG_FORCE_COLOR": "1", "AV_LOG_FORCE_256COLOR": "1"})
     assert run.code == 0 and run.tree == tree(finished), run
     assert not relative.calls() and fake.calls() and "PATH" in fake.calls()[0]["env"]
     files = [path.read_bytes() for path in unprepared.output.rglob("*") if path.is_file()]

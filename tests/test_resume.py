@@ -167,7 +167,10 @@ def expected_output(options: Options, prepared: int, before: Path, undisturbed: 
 def test_any_state_any_options(
         undisturbed: Outputs, tmp_path_factory: pytest.TempPathFactory, first: Options,
         steps: Sequence[tuple[list[tuple[str, str]], Options]]) -> None:
-    """And what is ready needs no video, no network, no ffmpeg and no library."""
+    """A run gives what an undisturbed run gives, whatever was harmed before, and the same run again changes nothing.
+
+    What is ready needs no video, no network, no ffmpeg and no library.
+    """
     world = World(tmp_path_factory.mktemp("any"))
     world.put_video()
     before, no_videos = world.folder / "before", world.folder / "no_videos"
@@ -332,11 +335,11 @@ def test_killed_before_every_change_of_a_file(world: World, undisturbed: Outputs
         found = visible(tree(state))
         # A file with a final name is complete, and the metadata vouches for the old or the new sequence.
         assert not [name for name in found if found[name] not in (old.get(name), new.get(name))]
-        but_gt = {f"{SEQ_ID}/{GT}": ""}  # derived from a sequence that is ready
-        phase = "n" if {**found, **but_gt} == {**new, **but_gt} else "o" if first and found == old else "x"
+        any_gt = {f"{SEQ_ID}/{GT}": ""}  # derived from a sequence that is ready
+        phase = "n" if {**found, **any_gt} == {**new, **any_gt} else "o" if first and found == old else "x"
         assert phase != "x" or f"{SEQ_ID}/{META}" not in found
         phases += phase
-        # Nothing in a hidden folder is read, so what lies there makes no difference.
+        # Nothing in a hidden folder is read: states that differ only in what lies there count as one.
         parts = [name.partition(".") for name in temporary_files(tree(state))]
         hidden = {(before_dot, "/" in after_dot) for before_dot, _, after_dot in parts}
         if (found, hidden) in seen:
@@ -427,7 +430,7 @@ def test_a_limit_on_the_size_of_files_stops_the_run(
 def test_a_full_disk_stops_the_run(
         world: World, undisturbed: Outputs, mount_disk: Callable[[str], None]) -> None:
     old, new, world.output = undisturbed(Options()), undisturbed(ALL_OTHER), world.folder / "disk" / "out"
-    needed = sum(-(-path.stat().st_size // 4096) * 4096 for path in new.rglob("*.png"))
+    needed = sum(-(-path.stat().st_size // 4096) * 4096 for path in new.rglob("*.png"))  # in blocks of 4 KiB
     for share in (0, 0.3, 0.7):
         mount_disk("size=64m")
         replace_copy(old, world.output)
@@ -510,22 +513,22 @@ def test_leftovers_of_killed_runs_are_removed_after_a_day(world: World, undistur
     assert run.tree == tree(undisturbed(Options()))
 
 
-THREE = Options(3, objects=(7, 8, 9))
+THREE_OBJECTS = Options(3, objects=(7, 8, 9))
 
 
 @pytest.fixture(scope="module")
 def seconds_of_a_run(undisturbed: Outputs, tmp_path_factory: pytest.TempPathFactory) -> float:
     world, start = World(tmp_path_factory.mktemp("timed")), time.monotonic()
     world.put_video()
-    run = THREE.prepare(world, child=True)
-    assert run.code == 0 and run.tree == tree(undisturbed(THREE))
+    run = THREE_OBJECTS.prepare(world, child=True)
+    assert run.code == 0 and run.tree == tree(undisturbed(THREE_OBJECTS))
     return time.monotonic() - start
 
 
 @pytest.mark.parametrize("seed", range(KILLS))
 def test_random_kills(world: World, undisturbed: Outputs, seconds_of_a_run: float, seed: int) -> None:
-    THREE.write_records(world)
-    dice, wanted = random.Random(seed), tree(undisturbed(THREE))
+    THREE_OBJECTS.write_records(world)
+    dice, wanted = random.Random(seed), tree(undisturbed(THREE_OBJECTS))
     for _ in range(1 + seed % 3):
         process = world.start(nframes=3)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -534,25 +537,25 @@ def test_random_kills(world: World, undisturbed: Outputs, seconds_of_a_run: floa
             os.kill(process.pid, 9)
         run = world.finish(process)
         assert run.code in (0, KILLED) and visible(run.tree).items() <= wanted.items()
-        ready = tuple(seq_id for seq_id in THREE.seq_ids if f"{seq_id}/{META}" in run.tree)
+        ready = tuple(seq_id for seq_id in THREE_OBJECTS.seq_ids if f"{seq_id}/{META}" in run.tree)
         assert not [name for name in wanted if ready and name.startswith(ready) and name not in run.tree]
     make_older(world.output)
-    assert THREE.prepare(world).tree == wanted
+    assert THREE_OBJECTS.prepare(world).tree == wanted
 
 
 # ---------------------------------------------------------------- several runs at once
 
-PARTS = {"all the same": [THREE.seq_ids] * 3, "each its part": [[seq_id] for seq_id in THREE.seq_ids]}
+PARTS = {"all the same": [THREE_OBJECTS.seq_ids] * 3, "each its part": [[seq_id] for seq_id in THREE_OBJECTS.seq_ids]}
 
 
 def assert_all_prepared(world: World, undisturbed: Outputs, runs: Sequence[Run]) -> None:
     assert [(run.code, run.errors) for run in runs] == [(0, [])] * len(runs), runs
-    assert tree(world.output) == tree(undisturbed(THREE)) and world.read_manifest()["missing"] == []
+    assert tree(world.output) == tree(undisturbed(THREE_OBJECTS)) and world.read_manifest()["missing"] == []
 
 
 @pytest.mark.parametrize("parts", PARTS)
 def test_runs_started_together(world: World, undisturbed: Outputs, parts: str) -> None:
-    THREE.write_records(world)
+    THREE_OBJECTS.write_records(world)
     (world.folder / "elsewhere").mkdir()
     if os.name != "nt":
         world.output.symlink_to(world.folder / "elsewhere")  # the output folder itself may be a link
@@ -584,7 +587,7 @@ def run_two(world: World, first_args: Sequence[Any], second_args: Sequence[Any],
 def test_a_run_that_pauses_is_not_disturbed(
         world: World, undisturbed: Outputs, parts: str, name: str) -> None:
     """By another one that comes and goes, where there are no locks."""
-    THREE.write_records(world)
+    THREE_OBJECTS.write_records(world)
     mine, *others = PARTS[parts]
     runs = run_two(world, ["--sequences", *mine], ["--sequences", *sum(others, [])], name=name, disable_locks={})
     assert_all_prepared(world, undisturbed, runs)
@@ -606,9 +609,9 @@ def test_runs_with_different_options_leave_no_mixture(world: World, undisturbed:
 
 
 def test_a_sequence_that_another_run_has_replaced_meanwhile_is_not_ready(world: World) -> None:
-    THREE.write_records(world)
-    other = ["--stride", 5, "--sequences", THREE.seq_ids[0]]
+    THREE_OBJECTS.write_records(world)
+    other = ["--stride", 5, "--sequences", THREE_OBJECTS.seq_ids[0]]
     run, second = run_two(world, [], other, number=3, name=META)
     assert (second.code, run.code) == (0, 1), run
     assert re.match("2 sequences ready .* 0 failed, 1 changed by another run; ", run.out)
-    assert world.read_manifest()["missing"] == THREE.seq_ids[:1]
+    assert world.read_manifest()["missing"] == THREE_OBJECTS.seq_ids[:1]

@@ -1,4 +1,4 @@
-"""A folder in which the program runs, with its videos, its benchmark, its environment; and what a run did."""
+"""World: a folder with videos, a benchmark and an environment, in which the program runs. Run: what it did."""
 from __future__ import annotations
 
 import contextlib
@@ -59,11 +59,16 @@ def assert_explained(run: Run) -> None:
     """The run ended well or says why, shows no traceback, and writes nothing that could steer a terminal."""
     text = (run.out + run.err).replace("\n", "")
     assert run.code in (0, 1, 2) and "Traceback" not in run.err, run
-    assert not {unicodedata.category(char) for char in text} & {"Cc", "Cf", "Cs"}, run
+    assert not {unicodedata.category(char) for char in text} & {"Cc", "Cf", "Cs"}, run  # control, bidirectional
     assert not run.code or re.search("^(ERROR|prepare_sot_dataset.py: error): .{18}", run.err, re.M), run
 
 
 class World:
+    """`prepare` runs the program on it and waits; `start` and `finish` are its halves, for a child.
+
+    `run` takes a whole command line.
+    """
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.videos, self.output, self.cache = folder / "videos", folder / "out", folder / "cache"
@@ -71,8 +76,8 @@ class World:
         self.videos.mkdir()
         self.source: dict[str, Path] = {"--video-dir": self.videos}
         # No setting of this machine for the hub gets in, and no test reaches the real hub.
-        ours = re.compile("HF_|HUGGING|TRANSFORMERS_|FFREPORT|COLUMNS|LINES|(?i:.*_proxy$)")
-        self.env: dict[str, str | None] = {name: None for name in os.environ if ours.match(name)}
+        steering = re.compile("HF_|HUGGING|TRANSFORMERS_|FFREPORT|COLUMNS|LINES|(?i:.*_proxy$)")
+        self.env: dict[str, str | None] = {name: None for name in os.environ if steering.match(name)}
         self.env.update(HF_ENDPOINT="http://127.0.0.1:1", HF_HOME=str(folder / "hf_home"),
                         HF_HUB_DISABLE_TELEMETRY="1", NO_PROXY="127.0.0.1,localhost",
                         no_proxy="127.0.0.1,localhost", PYTHONDONTWRITEBYTECODE="1",
@@ -146,7 +151,7 @@ class World:
         """Run the program in a terminal of this width; `out` is all that was written to it."""
         fcntl, pty, termios = map(pytest.importorskip, ("fcntl", "pty", "termios"))  # Windows has none of them
         ours, theirs = pty.openpty()
-        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 50, columns, 0, 0))
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 50, columns, 0, 0))  # of 50 rows
         process = self.start(*args, env={"TERM": "xterm", **(env or {})}, stdin=theirs, stdout=theirs,
                              stderr=theirs, **options)
         os.close(theirs)
@@ -160,7 +165,7 @@ class World:
             os.close(ours)
 
     def arguments(self, args: Sequence[Argument], nframes: int | None = None) -> list[str]:
-        """Return a command line with this world's own values where none are given."""
+        """Return the command line: with this world's output, benchmark and videos, unless `args` name them."""
         given = [str(argument) for argument in args]
         names = {argument.split("=")[0] for argument in given}
         own: dict[str, Any] = {"--output-dir": self.output}
@@ -226,7 +231,7 @@ def _restored(env: Mapping[str, str], without: Sequence[str], out: TextIO, err: 
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     signal.signal(signal.SIGINT, signal.default_int_handler)
     modules = {name: module for name, module in sys.modules.items() if name.split(".")[0] in without}
-    sys.modules.update(dict.fromkeys([*without, *modules]))  # type: ignore[arg-type]
+    sys.modules.update(dict.fromkeys([*without, *modules]))  # type: ignore[arg-type]  # None: no import of it
     try:
         with contextlib.ExitStack() as patches:
             patches.enter_context(mock.patch.dict(os.environ, env, clear=True))
@@ -361,7 +366,7 @@ def _make_launcher(folder: Path) -> Path:
         maker.force = True
         maker.make("ffmpeg.py")
         return folder / "ffmpeg.exe"
-    return write_program(folder / "ffmpeg", f"#!{sys.executable} -IS\n{source}")
+    return write_program(folder / "ffmpeg", f"#!{sys.executable} -IS\n{source}")  # -IS: starts faster
 
 
 def write_program(path: Path, text: str) -> Path:
