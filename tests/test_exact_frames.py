@@ -380,5 +380,5 @@ def test_words_of_ffmpeg_are_told_once_and_fail_the_sequences_unless_they_are_ha
 
 @pytest.mark.parametrize("when", [".mp4", ".png"], ids=["at any video", "at the images"])
 def test_ffmpeg_that_hangs_fails_the_sequence(world: World, when: str) -> None:
-    run = prepare_with_fake_ffmpeg(world, ["sleep", 60], when=when, constants={"FFMPEG_TIMEOUT_S": 1})
+    run = prepare_with_fake_ffmpeg(world, ["sleep", 60], when=when, constants={"FFMPEG_TIMEOUT_S": 0.4})
     assert run.code == 1 and re.search("obj7.*did not end", run.errors[0]), run
