@@ -268,7 +268,7 @@ def test_expired_signature_is_no_refusal_where_the_hub_itself_has_the_files(hub_
 
 
 def test_quiet_run_tells_no_warning_of_the_client(hub_world: HubWorld) -> None:
-    hub_world.hub.fault(ONE, "reset", stage="cdn", after=1000)
+    hub_world.hub.fault(ONE, "stall", stage="cdn", after=1000)
     run = hub_world.prepare("--quiet", *select(ONE), env={**PLAIN_HTTP, "HF_HUB_VERBOSITY": "info"})
     assert (run.code, run.err) == (0, "") and hub_world.hub.count("cdn", ONE) == 2
 
