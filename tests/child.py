@@ -6,14 +6,16 @@ do before `main` is called: set "constants" (name -> value), do "without" some m
 """
 from __future__ import annotations
 
+import builtins
 import errno
-import importlib
+import importlib.abc
 import json
 import os
 import shutil
 import signal
 import sys
 import time
+import types
 from pathlib import Path
 from typing import Any, Callable
 
@@ -55,6 +57,19 @@ def use_up_quota(folder: str) -> None:
             raise OSError(errno.EDQUOT, "Disk quota exceeded", path)
 
     call_before_changes(folder, refuse)
+
+
+def break_imports(names: list[str], error: str, words: str) -> None:
+    """Let the import of these modules fail; or find an empty one, as an uninstall leaves it, without an error."""
+    class Finder(importlib.abc.MetaPathFinder):
+        def find_spec(self, name: str, *_: Any) -> None:
+            if name in names:
+                raise getattr(builtins, error)(words)
+
+    if error:
+        sys.meta_path.insert(0, Finder())
+    else:
+        sys.modules.update((name, types.ModuleType(name)) for name in names)
 
 
 def restore_interrupt() -> None:
