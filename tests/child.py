@@ -92,7 +92,8 @@ def start_only(programs: list[str]) -> None:
 def stop_before_change(folder: str, number: int, signal_number: int, name: str = "") -> None:
     """Send this process a signal right before its number-th change of a file below a folder.
 
-    With a name: right before the number-th time that a file gets this name.
+    A change: a file or folder is opened to write, gets its name, is made or removed, by Python (not by ffmpeg).
+    With a name: right before the number-th time that a file gets this name. Unfinished files lie in hidden folders.
     """
     count = 0
 
@@ -122,7 +123,7 @@ def call_before_changes(folder: str, action: Callable[[str, str], None]) -> None
     """Call action(path, event) before something below `folder` is opened to write, named, made or removed."""
     def hook(event: str, arguments: Any) -> None:
         path = changed_path(event, arguments)
-        if path is None or not os.path.abspath(path).startswith(folder):
+        if path is None or not (os.path.abspath(path) + os.sep).startswith(folder + os.sep):
             return
         exists = os.path.lexists(path)
         if event == "os.mkdir" and exists or event in ("os.remove", "os.rmdir") and not exists:

@@ -44,13 +44,15 @@ SIGNED_URLS = {
     "xorb": re.compile(r"/xorbs/(\d+)/([0-9a-f]{64})"),
 }
 # Faults at any stage: an HTTP status, perhaps with an X-Error-Code of the hub ("403-GatedRepo") or an unusual
-# reason ("502 Proxy Error"); or one of these, after `after` bytes of a file, else before any answer:
+# reason ("502 Proxy Error"); or one of these, after `after` bytes of a file's answer, else before any answer.
+# An answer may be a range, and by Xet it is a part of the file.
 BREAKS = ("reset", "stall", "close")
 # And on the way of a file:
 # wrong-bytes: its byte `after` is inverted.
-# wrong-length: half of it (by Xet: of a part), and the answer says so.
+# wrong-length: half of it (by Xet: of a part), complete by its Content-Length.
 # ignore-range: the whole file, by cdn.
 # expired: the signature of this request, to cdn, is dead from now on; a new one works.
+ON_THE_WAY = ("wrong-bytes", "wrong-length", "ignore-range", "expired")
 STATUS = re.compile(r"(\d{3})(?:-(\w+))?(?: (.+))?")
 
 
@@ -122,6 +124,7 @@ class Hub:
         self.repos[REPO][path] = Blob(content)
 
     def fault(self, path: str, kind: str, stage: str, **options: Any) -> None:
+        assert stage in (*self.listeners, *API) and (kind in BREAKS + ON_THE_WAY or STATUS.fullmatch(kind)), kind
         self.faults.append(Fault(path, kind, stage, **options))
 
     def take_fault(self, path: str, stage: str, part: int | None = None) -> Fault | None:

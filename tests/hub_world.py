@@ -78,7 +78,7 @@ class HubWorld:
         return run
 
     def bytes_sent(self, camera: str = "") -> list[int]:
-        """Return how many bytes of files came the usual way, and the other way."""
+        """Return how many bytes of files came from FILE_HOST, and from IDLE_HOST (with PLAIN_HTTP: the files)."""
         return [self.hub.bytes_sent(host, camera) for host in (FILE_HOST, IDLE_HOST)]
 
     def is_ready(self, camera: str, output: str = "out") -> bool:

@@ -1,4 +1,5 @@
-"""Benchmark files: what a record means, what is wrong with it, and that of it only public facts are written.
+"""Benchmark files: what a record means, what is wrong with it, which --sequences are taken, and that only public facts
+are written of it, to sequence_meta.json and gt_requests.json.
 
 For many more random files: HOSTILE_EXAMPLES=2000 python -m pytest tests/test_benchmark.py -k any_file
 """
@@ -332,13 +333,13 @@ def world_of_three_scenes(world: World) -> World:
     return world
 
 
-def test_contents_of_manifest_and_metadata(world_of_three_scenes: World) -> None:
+def test_contents_of_gt_requests_and_metadata(world_of_three_scenes: World) -> None:
     assert world_of_three_scenes.prepare(nframes=4).code == 0
     entries = [{**without(record, "init_bbox canonical_frame_ids"), "object_id": str(record["object_id"]),
                 "nframes": 4, "frame_ids": record["canonical_frame_ids"], "stride": 1,
                 "clip_fps": record.get("clip_fps", 30.0)} for record in SCENES]
     repo_id, repo_subdir = "nvidia/PhysicalAI-SmartSpaces", "MTMC_Tracking_2025"
-    assert world_of_three_scenes.read_manifest() == {
+    assert world_of_three_scenes.read_gt_requests() == {
         "format_version": 1, "benchmark": "benchmark.jsonl", "repo_id": repo_id, "repo_subdir": repo_subdir,
         "nframes": 4, "stride": None, "submission_required": False, "missing": [], "requests": entries}
     for record, entry in zip(SCENES, entries):
@@ -351,27 +352,27 @@ def test_contents_of_manifest_and_metadata(world_of_three_scenes: World) -> None
             "source": {"repo_id": repo_id, "path": path, "revision": None}}
 
 
-def test_manifest_covers_what_is_ready_whichever_run_prepared_it(world_of_three_scenes: World) -> None:
+def test_gt_requests_cover_what_is_ready_whichever_run_prepared_it(world_of_three_scenes: World) -> None:
     world = world_of_three_scenes
     # Without its video the third one is never ready, so its few ids require no submission.
     world.write_records(*SCENES[:2], {**SCENES[2], "canonical_frame_ids": [1]})
     next(world.videos.glob("*/val/Lab_000/videos/*.mp4")).unlink()
 
-    def assert_manifest(missing: list[str], required: bool, frame_ids: list[list[int]], stride: int) -> None:
-        manifest = world.read_manifest()
+    def assert_gt_requests(missing: list[str], required: bool, frame_ids: list[list[int]], stride: int) -> None:
+        manifest = world.read_gt_requests()
         assert (manifest["missing"], manifest["submission_required"]) == (missing, required)
         assert [entry["frame_ids"] for entry in manifest["requests"]] == frame_ids
         assert [entry["stride"] for entry in manifest["requests"]] == [stride] * len(frame_ids)
 
     assert world.prepare("--sequences", HOSPITAL_ID, nframes=4).code == 0
-    assert_manifest([WAREHOUSE_ID, LAB_ID], False, [[3, 4, 5, 6]], 1)
+    assert_gt_requests([WAREHOUSE_ID, LAB_ID], False, [[3, 4, 5, 6]], 1)
     assert world.prepare("--sequences", WAREHOUSE_ID, nframes=2).code == 0
-    assert_manifest([LAB_ID], False, [[0, 1], [3, 4]], 1)
+    assert_gt_requests([LAB_ID], False, [[0, 1], [3, 4]], 1)
     run = world.prepare("--stride", 4, nframes=2)
-    assert_manifest([LAB_ID], True, [[0, 4], [3, 7]], 4)
+    assert_gt_requests([LAB_ID], True, [[0, 4], [3, 7]], 4)
     assert run.code == 1 and f"send {world.output / 'gt_requests.json'} to" in run.err
     world.prepare("--stride", 4, nframes=1)  # of one frame, too, the stride is the given one
-    assert_manifest([LAB_ID], False, [[0], [3]], 4)
+    assert_gt_requests([LAB_ID], False, [[0], [3]], 4)
 
 
 # ---------------------------------------------------------------- ground truth, and hostile files

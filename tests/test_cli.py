@@ -1,5 +1,5 @@
-"""Command line: a mistake is told before anything is written; the demo, --check, Ctrl-C and the lines on a
-terminal or in a pipe serve a person; without a library or ffmpeg that works, a message says what to do.
+"""Command line: a mistake is told before anything is written; the demo, --check, the closing line and what stands on
+a terminal (also after Ctrl-C) serve a person; without a library or ffmpeg that works, a message says what to do.
 """
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ def last_one_missing(prepared: World) -> World:
 
 # ---------------------------------------------------------------- mistakes, help, failures
 
-HUB = "--benchmark good.jsonl --output-dir out "
-GOOD = HUB + "--video-dir videos "
+WITHOUT_VIDEOS = "--benchmark good.jsonl --output-dir out "
+GOOD = WITHOUT_VIDEOS + "--video-dir videos "
 MISTAKES = [  # the command line, and what is said
     ("", r"--benchmark is required.*--demo"),
     ("--output-dir out", r"--benchmark is required"),
@@ -80,8 +80,8 @@ MISTAKES = [  # the command line, and what is said
     *[(GOOD + word, re.split("[ =]", word)[0] + r"\b")
       for word in ("--bogus", "--n-frames 3", "--nfram=3", "--nframes", "--sequences")],
     (GOOD + "stray", "unrecognized"),
-    *[(HUB + f"--hf-tokn{sign}hf_secret", r"--hf-tokn\b") for sign in ("=", " ")],
-    *[(HUB + f"--hf-token {token}", "token") for token in ("'hf_secret with a space'", "hf_secret\u2026")],
+    *[(WITHOUT_VIDEOS + f"--hf-tokn{sign}hf_secret", r"--hf-tokn\b") for sign in ("=", " ")],
+    *[(WITHOUT_VIDEOS + f"--hf-token {token}", "token") for token in ("'hf_secret with a space'", "hf_secret\u2026")],
     *[(GOOD + f"--nframes '{number}'", r"--nframes\b.*whole number.*" + re.escape(number))
       for number in ("0", "-1", "x", "1.5", "1e3", "", "99999999999", "\u0663")],
     *[(GOOD + "--stride=" + number, r"--stride\b.*whole number") for number in ("0", "-1", "")],
@@ -321,8 +321,8 @@ def test_ascii_only_surroundings(last_one_missing: World, finished: Path) -> Non
 # ---------------------------------------------------------------- --check and the contact sheet
 
 
-def check(world: World, *args: Any, nframes: int = 3) -> Run:
-    """Run --check, which touches nothing and starts nothing."""
+def check_quietly(world: World, *args: Any, nframes: int = 3) -> Run:
+    """Run --check, which touches nothing, starts nothing, and here warns of nothing."""
     before = tree(world.folder), stamps(world.folder)
     run = world.prepare("--check", *args, nframes=nframes)
     assert (tree(world.folder), stamps(world.folder), run.children, run.err) == (*before, (), "")
@@ -338,7 +338,7 @@ def check(world: World, *args: Any, nframes: int = 3) -> Run:
 def test_check_finds_damage_and_says_how_to_repair_it(
         prepared: World, finished: Path, name: str, damage: str, reason: str) -> None:
     corrupt(prepared.output / SEQ_IDS[0] / name, damage)
-    run = check(prepared)
+    run = check_quietly(prepared)
     assert run.code == 1 and re.search(f"^partly  {SEQ_IDS[0]}: .*{reason}", run.out, re.M), run.out
     assert "2 ready, 1 partly there, 0 missing; videos needed: 1 (1 at hand)" in run.out
     advice = re.search(r"run again with (--force --sequences \S+)", run.out)
@@ -347,17 +347,17 @@ def test_check_finds_damage_and_says_how_to_repair_it(
 
 def test_check_of_each_state(prepared: World) -> None:
     closing = "Check: 3 ready, 0 partly there, 0 missing; videos needed: 0 (0 at hand)"
-    assert check(prepared).out.splitlines() == [f"ready   {seq_id}" for seq_id in SEQ_IDS] + [closing]
-    assert check(prepared, "--quiet", nframes=2)[:2] == (0, closing + "\n")
+    assert check_quietly(prepared).out.splitlines() == [f"ready   {seq_id}" for seq_id in SEQ_IDS] + [closing]
+    assert check_quietly(prepared, "--quiet", nframes=2)[:2] == (0, closing + "\n")
     assert prepared.prepare("--check", "--sequences", SEQ_IDS[0], "unknown", nframes=3).code == 1
     for options, reason in ((["--stride", 5], "--stride"), (["--nframes", 5], "--nframes"),
                             (["--gt-stub"], r"gt\.json"), (["--contact-sheet"], r"contact_sheet\.jpg")):
-        assert len(re.findall(f"^partly .*{reason}", check(prepared, *options).out, re.M)) == 3
+        assert len(re.findall(f"^partly .*{reason}", check_quietly(prepared, *options).out, re.M)) == 3
     (prepared.output / SEQ_IDS[1] / "frames" / "f01.png").unlink()
     shutil.rmtree(str(prepared.output / SEQ_IDS[2]))
     (prepared.videos / VIDEO_PATHS[1]).unlink()
-    run = check(prepared)
-    assert run.code == 1 and check(prepared, "--sequences", SEQ_IDS[0]).code == 0
+    run = check_quietly(prepared)
+    assert run.code == 1 and check_quietly(prepared, "--sequences", SEQ_IDS[0]).code == 0
     lines = ("ready   {}\npartly  {}: .*\nmissing {}: .*\nvideo   {}: at hand\nvideo   {}: not at hand\n"
              r"Videos: 1 of 2 are not in \S+" "\n" r"Output: about \d+ MB in \S+ \(.* free\)" "\n"
              r"Check: 1 ready, 1 partly there, 1 missing; videos needed: 2 \(1 at hand\)" "\n")
@@ -368,7 +368,7 @@ def test_check_warns_of_a_disk_that_is_too_small(unprepared: World) -> None:
     series = 99_999 * 200_000  # bytes of a sequence, at least
     count = shutil.disk_usage(str(unprepared.folder)).free // series + 1
     unprepared.write_records(*[clips.record([3], object_id=number) for number in range(count)])
-    assert check(unprepared, nframes=1).code == 1  # without a warning
+    assert check_quietly(unprepared, nframes=1).code == 1  # without a warning
     run = unprepared.prepare("--check", "--stride", 1, nframes=99_999)
     assert f"WARNING: too little space on the disk of {unprepared.output}\n" in run.err
 
@@ -395,7 +395,7 @@ def test_contact_sheet_shows_the_target_and_the_frames_in_order(prepared: World)
         assert place_of(pictures[0], GREEN, tolerance=90)[3] > 50
     content = paths[0].read_bytes()
     corrupt(paths[0], "cut")
-    assert paths[0].name in check(prepared, "--contact-sheet").out and check(prepared).code == 0
+    assert paths[0].name in check_quietly(prepared, "--contact-sheet").out and check_quietly(prepared).code == 0
     assert prepared.prepare("--contact-sheet", nframes=3).code == 0 and paths[0].read_bytes() == content
 
 

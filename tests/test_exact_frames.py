@@ -66,7 +66,7 @@ def list_clip(path: Path, with_fields: bool) -> Listing:
     return Listing(packets, streams, Counter(map("=".join, fields)))
 
 
-def read_index(picture: Picture) -> int:
+def read_index_turned(picture: Picture) -> int:
     """Return the index that a picture shows, also if it is turned by a quarter to the right."""
     width, height, rgb = picture
     if width > height:
@@ -117,7 +117,7 @@ def test_clip_has_the_traps_of_its_kind(kind: str) -> None:
     listing = list_clip(path, bool(expected.syntax))
     shown = sorted((packet for packet in listing.packets if not packet.is_hidden), key=lambda packet: packet.pts)
     assert traps_of(path, listing) == expected.traps
-    assert [read_index(picture) for picture in decoded(path)] == list(expected.shows)
+    assert [read_index_turned(picture) for picture in decoded(path)] == list(expected.shows)
     assert [number for number, packet in enumerate(shown) if packet.is_key] == list(expected.keys)
     assert len(shown) == expected.packets
     assert len(set(decoded(path))) == len(expected.shows), "two pictures are alike: a mix-up would go unseen"
@@ -146,7 +146,7 @@ def assert_exact(world: World, kind: str, id_lists: Sequence[Sequence[int]]) -> 
             # Where a packet is not always a frame, their number will do.
             assert re.search(rf"\b({len(frames)}|{KINDS[kind].packets}) frames\b", error)
             assert not [name for name in run.tree if re.match(rf"{seq_id}.*(\.png|meta\.json)$", name)]
-    assert (run.code, world.read_manifest()["missing"]) == (int(bool(too_long)), too_long), run.err
+    assert (run.code, world.read_gt_requests()["missing"]) == (int(bool(too_long)), too_long), run.err
 
 
 def around(*keyframe_ids: int) -> list[int]:
@@ -335,7 +335,7 @@ def test_damaged_video_is_refused_or_right(world: World, kind: str, box: str, da
     world.write_records(*records)
     run, frames = world.prepare(nframes=8), decoded(clip_of(kind))
     assert_explained(run)
-    missing = world.read_manifest()["missing"]
+    missing = world.read_gt_requests()["missing"]
     assert missing, run
     for video, record in zip(videos, records):
         directory = world.output / record["seq_id"]

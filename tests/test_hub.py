@@ -195,7 +195,7 @@ def test_leftover_of_an_older_client_that_is_too_long_is_replaced(hub_world: Hub
 # ---------------------------------------------------------------- what passes is retried
 
 
-class Fault(NamedTuple):
+class FaultCase(NamedTuple):
     stage: str
     kind: str
     words: str  # in the line of each retry, and in the error
@@ -205,34 +205,38 @@ class Fault(NamedTuple):
 
 
 HUB_FAULTS = [
-    Fault("hub", "503", "503", 4, fails=True),
-    Fault("hub", "429", "429.* in 1 s", options={"headers": [("Retry-After", "1")]}),
-    Fault("hub", "503", "503", 4, fails=True),  # the video in between has shown that there is a way
-    Fault("hub", "404-EntryNotFound", "not found.*404", 0, fails=True),
-    Fault("hub", "429", "429.* in 300 s", options={"headers": [("RateLimit", '"api";r=0;t=9999')]}),
-    *[Fault("hub", kind, kind[:3], None) for kind in ("408", "425", "500", "502 Proxy Error", "503")],
-    Fault("hub", "reset", "connection|disconnected", None),
-    Fault("hub", "stall", "time", None),
-    Fault("hub", "close", "connect", None),
+    FaultCase("hub", "503", "503", 4, fails=True),
+    FaultCase("hub", "429", "429.* in 1 s", options={"headers": [("Retry-After", "1")]}),
+    FaultCase("hub", "503", "503", 4, fails=True),  # the video in between has shown that there is a way
+    FaultCase("hub", "404-EntryNotFound", "not found.*404", 0, fails=True),
+    FaultCase("hub", "429", "429.* in 300 s", options={"headers": [("RateLimit", '"api";r=0;t=9999')]}),
+    *[FaultCase("hub", kind, kind[:3], None) for kind in ("408", "425", "500", "502 Proxy Error", "503")],
+    FaultCase("hub", "reset", "connection|disconnected", None),
+    FaultCase("hub", "stall", "time", None),
+    FaultCase("hub", "close", "connect", None),
 ]
-FILE_FAULTS = [
+FILE_FAULTS = [  # also of a stream, so `after` stays below the size of the part that a stream needs
     # What a signed address answers says nothing about access, even if it never serves.
-    Fault("cdn", "401", "401", 4, fails=True),
-    Fault("cdn", "expired", "403"),
-    Fault("cdn", "403", "403", 4, fails=True),
-    Fault("cdn", "404", "404"),
-    *[Fault("cdn", kind, kind[:3], None) for kind in ("408", "425", "429", "500", "502 Proxy Error", "503")],
-    Fault("cdn", "416", "416"),
-    Fault("cdn", "reset", "connection|incomplete", None, {"after": 10}),
-    Fault("cdn", "wrong-length", "size|length|bytes"),
-    Fault("cdn", "stall", "time", None, {"after": 1000}),
+    FaultCase("cdn", "401", "401", 4, fails=True),
+    FaultCase("cdn", "expired", "403"),
+    FaultCase("cdn", "403", "403", 4, fails=True),
+    FaultCase("cdn", "404", "404"),
+    *[FaultCase("cdn", kind, kind[:3], None) for kind in ("408", "425", "429", "500", "502 Proxy Error", "503")],
+    FaultCase("cdn", "416", "416"),
+    *[FaultCase("cdn", kind, "connection|incomplete", None, {"after": 10}) for kind in ("reset", "close")],
+    FaultCase("cdn", "wrong-length", "size|length|bytes"),
+    FaultCase("cdn", "stall", "time", None, {"after": 1000}),
 ]
 
 
 def prepare_with_faults(
-        hub_world: HubWorld, faults: Sequence[Fault], *args: str, size: int = SMALL, **options: Any) -> Run:
-    """Run once with a fault for each camera; it passes, or fails the sequence of this camera only."""
+        hub_world: HubWorld, faults: Sequence[FaultCase], *args: str, size: int = SMALL, **options: Any) -> Run:
+    """Run once with a fault for each camera; it passes, or fails the sequence of this camera only.
+
+    No two neighbours may fail: two videos in a row that do not come would stop the run.
+    """
     cameras = hub_world.put_videos(len(faults), size)
+    assert len(cameras) == len(faults)
     for camera, fault in zip(cameras, faults):
         times = None if fault.fails else 1
         hub_world.hub.fault(camera, fault.kind, stage=fault.stage, times=times, **fault.options)
@@ -444,7 +448,7 @@ def test_which_token_is_sent(
 @needs_posix("signals")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_during_a_download(hub_world: HubWorld, number: int) -> None:
-    hub_world.hub.bandwidth = 25_000  # so a video takes 20 s
+    hub_world.hub.bandwidth = 25_000  # so a video takes 5 s and more
     process = hub_world.world.start(nframes=2, changes={"restore_interrupt": {}})
     until(lambda: sum(hub_world.bytes_sent()) > 0)
     process.send_signal(number)

@@ -1,5 +1,5 @@
-"""Resuming: whatever lies in the output, a run ends with what an undisturbed run makes; one that fails, or is
-ended at any moment, spoils nothing; and files of the user stay.
+"""Resuming: whatever lies in the output, a run ends with what an undisturbed run makes; files of the user stay; and
+a run that fails, is ended at any moment (signal, kill, full disk), or meets another run spoils nothing.
 
 For more random kills: KILLS=200 python -m pytest tests/test_resume.py -k random
 """
@@ -26,7 +26,7 @@ from tests.world import (
     needs_posix, replace_copy, stamps, stop_before_change, temporary_files, tree, until)
 
 KILLS = int(os.environ.get("KILLS", "8"))
-META, GT, SHEET, MANIFEST = "sequence_meta.json", "gt.json", "contact_sheet.jpg", "gt_requests.json"
+META, GT, SHEET, GT_REQUESTS = "sequence_meta.json", "gt.json", "contact_sheet.jpg", "gt_requests.json"
 FRAME_IDS = range(3, 3 + 16 * 7, 7)
 BOX, OTHER_BOX = (200, 300, 450, 700), (100, 200, 550, 800)
 SEQ_ID = clips.record(FRAME_IDS)["seq_id"]
@@ -67,11 +67,9 @@ class Options(NamedTuple):
                 "gt_bboxes": {"0": list(self.box)}}
 
 
-@pytest.fixture()
-def world(world: World) -> World:
-    """A world with the video of all sequences."""
-    world.put_video()
-    return world
+@pytest.fixture(autouse=True)
+def video_of_all_sequences(world: World) -> Path:
+    return world.put_video()
 
 
 Outputs = Callable[[Options], Path]
@@ -95,8 +93,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Outputs:
 
 
 def visible(contents: dict[str, Any]) -> dict[str, Any]:
-    """Return what is not hidden, without the manifest: it depends on what the last run was asked for."""
-    shown = [name for name in contents if name != MANIFEST and not re.search(r"(^|/)\.", name)]
+    """Return what is not hidden, without gt_requests.json: it depends on what the last run was asked for."""
+    shown = [name for name in contents if name != GT_REQUESTS and not re.search(r"(^|/)\.", name)]
     return {name: contents[name] for name in shown}
 
 
@@ -147,7 +145,7 @@ def expected_output(options: Options, prepared: int, before: Path, undisturbed: 
     everything = options._replace(gt_stub=True, contact_sheet=True)
     exact, wanted = tree(undisturbed(everything)), tree(undisturbed(everything._replace(nframes=prepared)))
     gt_name, sheet_name = f"{SEQ_ID}/{GT}", f"{SEQ_ID}/{SHEET}"
-    wanted.update({name: exact[name] for name in (MANIFEST, gt_name)})
+    wanted.update({name: exact[name] for name in (GT_REQUESTS, gt_name)})
     gt = before / gt_name
     if gt.exists() and gt.read_text() == GROUND_TRUTH:
         wanted[gt_name] = tree(before)[gt_name]
@@ -192,7 +190,7 @@ def test_any_state_any_options(
         prepared, most = world.read_meta(SEQ_ID)["nframes"], max(most, options.nframes)
         assert options.nframes <= prepared <= most
         wanted = expected_output(options, prepared, before, undisturbed)
-        assert set(changes) <= {MANIFEST} or visible(tree(before)) != visible(wanted)
+        assert set(changes) <= {GT_REQUESTS} or visible(tree(before)) != visible(wanted)
         # Later frames of a longer series may still be broken, and its contact sheet may show them or not.
         unseen = {f"{SEQ_ID}/frames/f{index:02d}.png" for index in range(options.nframes, prepared)}
         unseen |= {f"{SEQ_ID}/{SHEET}"} if unseen else set()
@@ -268,7 +266,7 @@ def test_files_of_the_user_stay(world: World, undisturbed: Outputs, case: str) -
     assert re.findall("WARNING: .*?(?:gt.json|another program|other frame ids)", run.err) == warnings
 
 
-OWN_FILES = [MANIFEST, *(f"{SEQ_ID}/{name}" for name in (
+OWN_FILES = [GT_REQUESTS, *(f"{SEQ_ID}/{name}" for name in (
     META, "frames/f00.png", "frames/f01.png", "frames/f00_ann.png", "frames/crop.png"))]
 
 
@@ -387,7 +385,7 @@ def test_a_failure_leaves_the_old_sequence_and_other_videos_are_prepared(
     assert run.code == 1 and len(run.errors) == 1 and "written" not in run.err, run
     assert re.search(f"{SEQ_ID}.*{reason}", run.errors[0])
     assert stamps(world.output / SEQ_ID) == before and not temporary_files(run.tree)
-    assert world.read_manifest()["missing"] == [SEQ_ID] and world.read_meta(other["seq_id"])["nframes"] == 2
+    assert world.read_gt_requests()["missing"] == [SEQ_ID] and world.read_meta(other["seq_id"])["nframes"] == 2
 
 
 def assert_stopped_without_blame(world: World, run: Run, reason: str) -> None:
@@ -550,7 +548,7 @@ PARTS = {"all the same": [THREE_OBJECTS.seq_ids] * 3, "each its part": [[seq_id]
 
 def assert_all_prepared(world: World, undisturbed: Outputs, runs: Sequence[Run]) -> None:
     assert [(run.code, run.errors) for run in runs] == [(0, [])] * len(runs), runs
-    assert tree(world.output) == tree(undisturbed(THREE_OBJECTS)) and world.read_manifest()["missing"] == []
+    assert tree(world.output) == tree(undisturbed(THREE_OBJECTS)) and world.read_gt_requests()["missing"] == []
 
 
 @pytest.mark.parametrize("parts", PARTS)
@@ -582,7 +580,7 @@ def run_two(world: World, first_args: Sequence[Any], second_args: Sequence[Any],
     return [world.finish(process) for process in (first, second)]
 
 
-@pytest.mark.parametrize("name", ["", "f00.png", META, MANIFEST], ids=["at the start", "f00.png", META, MANIFEST])
+@pytest.mark.parametrize("name", ["", "f00.png", META, GT_REQUESTS], ids=["at the start", "f00.png", META, GT_REQUESTS])
 @pytest.mark.parametrize("parts", PARTS)
 def test_a_run_that_pauses_is_not_disturbed(
         world: World, undisturbed: Outputs, parts: str, name: str) -> None:
@@ -614,4 +612,4 @@ def test_a_sequence_that_another_run_has_replaced_meanwhile_is_not_ready(world: 
     run, second = run_two(world, [], other, number=3, name=META)
     assert (second.code, run.code) == (0, 1), run
     assert re.match("2 sequences ready .* 0 failed, 1 changed by another run; ", run.out)
-    assert world.read_manifest()["missing"] == THREE_OBJECTS.seq_ids[:1]
+    assert world.read_gt_requests()["missing"] == THREE_OBJECTS.seq_ids[:1]

@@ -104,8 +104,8 @@ class World:
         """Run the program with this world's own values where `args` give none: in this process, or as a child.
 
         `how` may hold: `env`, variables; `constants`, NAME of the program or module.NAME -> value; `without`,
-        modules that cannot be imported; and for a child `changes`, functions of child.py -> their arguments,
-        and what Popen takes.
+        modules that cannot be imported; `changes`, functions of child.py -> their arguments; and what Popen takes.
+        The last two make it a child, whose own children are unknown. Without `nframes` the program's default counts.
         """
         if child or set(how) - {"env", "constants", "without"}:
             return self.finish(self.start(*args, nframes=nframes, **how))
@@ -188,7 +188,7 @@ class World:
     def read_meta(self, seq_id: str) -> dict[str, Any]:
         return dict(json.loads((self.output / seq_id / "sequence_meta.json").read_text(encoding="utf-8")))
 
-    def read_manifest(self) -> dict[str, Any]:
+    def read_gt_requests(self) -> dict[str, Any]:
         return dict(json.loads((self.output / "gt_requests.json").read_text(encoding="utf-8")))
 
 
@@ -323,7 +323,7 @@ def obey_permissions() -> None:
 
 
 def stop_before_change(folder: Path, number: int, signal_number: int = 9, name: str = "") -> Changes:
-    """Return the change that lets a run send itself a signal right before its number-th change of a file."""
+    """Return the change that lets a run send itself a signal, see child.py."""
     arguments = {"folder": str(folder), "number": number, "signal_number": int(signal_number), "name": name}
     return {"stop_before_change": arguments}
 
@@ -345,9 +345,10 @@ def fake_ffmpeg(folder: Path, *steps: Step, when: str = "", codecs: Sequence[Ste
     """Make a program that takes these steps and then does what the real ffmpeg does.
 
     Steps: ["say", text] on standard error, ["print", text], ["sleep", seconds], ["exit", code],
-    ["kill", "itself" | "parent" | "group", signal], ["empty", image] after the real one has written it,
-    ["ignore size limit"]. They are taken by calls whose arguments contain `when`; `codecs` by the call that
-    asks for version and codecs.
+    ["kill", "itself" | "parent" | "group", signal] (a group needs start_new_session=True, or the tests are hit),
+    ["empty", image] after the real one has written it, ["ignore size limit"].
+    They are taken by calls whose arguments contain `when`: ".mp4" is in all calls for a video, ".png" in those that
+    decode, "-ss" in those that seek, "-codecs" in the one that asks for version and codecs, as `codecs` are.
     """
     folder.mkdir(parents=True)
     behaviour = {"real": clips.ffmpeg_exe(), "steps": steps, "when": when, "codecs": codecs}
