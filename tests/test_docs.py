@@ -128,7 +128,7 @@ def test_paths_that_it_names_exist() -> None:
 
 
 def test_top_level_is_what_was_agreed_on() -> None:
-    if not (ROOT / ".git").exists():
+    if not (ROOT / ".git").exists() or not shutil.which("git"):
         pytest.skip("no checkout of git, so nothing says which files belong to the project")
     listed = subprocess.run(["git", "ls-files"], cwd=str(ROOT), capture_output=True, check=True)
     names = {name.split("/")[0] for name in listed.stdout.decode("utf-8").splitlines()}
