@@ -646,11 +646,11 @@ def find_suspicions(job: SequenceJob) -> Iterator[tuple[str, str]]:
 
 
 def count_and_first(seq_ids: Sequence[str]) -> str:
-    return f"{count_sequences(len(seq_ids))}, first {seq_ids[0]}"
+    return f"{count_of(len(seq_ids), 'sequence')}, first {seq_ids[0]}"
 
 
-def count_sequences(count: int) -> str:
-    return f"{count} sequence{'' if count == 1 else 's'}"
+def count_of(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 # --- Hugging Face Hub
@@ -2159,7 +2159,7 @@ class VideoSource(NamedTuple):
     ffmpeg: str
     staging: Path
 
-    def open(self, jobs: Sequence[SequenceJob], position: str) -> Iterator[Video]:
+    def versions(self, jobs: Sequence[SequenceJob], position: str) -> Iterator[Video]:
         """Yield the video of some jobs: first the streamed part, if possible, then the whole.
 
         `position` is how far the run is. Raise VideoError if there is no such video.
@@ -2223,7 +2223,7 @@ def prepare_video(
     errors: dict[str, SequenceError] = {}
     remaining = list(jobs)
     try:
-        for video in source.open(jobs, position):
+        for video in source.versions(jobs, position):
             for job in remaining:
                 try:
                     prepare_sequence(job, video, source.staging)
@@ -2669,17 +2669,22 @@ def find_mistake(args: argparse.Namespace) -> str | None:
         return "--benchmark is required (or try --demo)"
     if not args.output_dir:
         return f"--output-dir is required, for example SOT_prepared_{args.nframes}f"
-    for option, path in ("--output-dir", args.output_dir), ("--hf-cache-dir", args.hf_cache_dir):
-        if path and os.path.exists(path) and not os.path.isdir(path):
-            return f"{option} {path}: not a folder"
-    if args.video_dir and not args.demo and not os.path.isdir(args.video_dir):
-        return f"--video-dir {args.video_dir}: no such folder"
     if ".." in args.repo_subdir.split("/"):
         return f"--repo-subdir {args.repo_subdir}: must lie inside the repository"
     if args.hf_token and not re.fullmatch("[!-~]+", args.hf_token):
         return "--hf-token or $HF_TOKEN: not a valid token; copy it again"
     if (args.check or args.contact_sheet) and not has_pillow():
         return "--check and --contact-sheet need Pillow: pip install Pillow"
+    return find_wrong_folder(args)
+
+
+def find_wrong_folder(args: argparse.Namespace) -> str | None:
+    """Return which option names something else than a folder, or None."""
+    for option, path in ("--output-dir", args.output_dir), ("--hf-cache-dir", args.hf_cache_dir):
+        if path and os.path.exists(path) and not os.path.isdir(path):
+            return f"{option} {path}: not a folder"
+    if args.video_dir and not args.demo and not os.path.isdir(args.video_dir):
+        return f"--video-dir {args.video_dir}: no such folder"
     return None
 
 
@@ -2706,7 +2711,8 @@ def load_benchmark(args: argparse.Namespace) -> list[SotSequence]:
     fatal = [problem for problem in problems if not selected or str(problem.seq_id) in selected]
     log_problems(args.benchmark, fatal or problems, logging.ERROR if fatal else logging.WARNING)
     if fatal:
-        raise FatalError(f"{args.benchmark}: {len(fatal)} problems found; nothing was written")
+        found = count_of(len(fatal), "problem")
+        raise FatalError(f"{args.benchmark}: {found} found; nothing was written")
     return sequences
 
 
@@ -2779,7 +2785,7 @@ def find_ready(jobs: Iterable[SequenceJob]) -> dict[str, Metadata]:
     return {job.seq_id: read_metadata(job) for job in jobs if reason_not_ready(job) is None}
 
 
-def prepare_missing(
+def complete_sequences(
     jobs: Sequence[SequenceJob], ready: Mapping[str, Metadata], args: argparse.Namespace
 ) -> dict[str, SequenceError]:
     """Prepare what is not ready, and derived files; return the errors by seq_id."""
@@ -2900,7 +2906,7 @@ def run(args: argparse.Namespace) -> int:
     remove_leftovers(Path(args.output_dir))
     ready_before = find_ready(jobs)
     try:
-        errors = prepare_missing(jobs, ready_before, args)
+        errors = complete_sequences(jobs, ready_before, args)
     except (FatalError, KeyboardInterrupt) as error:
         state = f"{len(find_ready(jobs))} of {len(jobs)} sequences are ready in {args.output_dir}"
         raise type(error)(f"{error}; {state}") from error
@@ -2910,7 +2916,7 @@ def run(args: argparse.Namespace) -> int:
     notes = f", {len(unknown_ids)} not in the benchmark" if unknown_ids else ""
     notes += f", {lost} changed by another run" if lost else ""
     print_lines(
-        f"{count_sequences(count)} ready in {args.output_dir} ({len(ready_before)} "
+        f"{count_of(count, 'sequence')} ready in {args.output_dir} ({len(ready_before)} "
         f"{'was' if len(ready_before) == 1 else 'were'} ready before), {len(errors)} failed"
         f"{notes}; {format_duration(time.monotonic() - start)}"
     )

@@ -219,7 +219,8 @@ def reported_problems(world: World, data: bytes) -> list[str]:
     world.benchmark.write_bytes(data)
     run = world.prepare(nframes=1)
     assert run.code == 2 and not run.out and not run.children and not world.output.exists(), run
-    assert "nothing was written" in run.errors[-1] and len(run.errors) == len(run.err.splitlines())
+    assert re.search(r": (1 problem|(?!1 )\d+ problems) found; nothing was written$", run.errors[-1])
+    assert len(run.errors) == len(run.err.splitlines())
     return [error[len("ERROR: "):] for error in run.errors[:-1]]
 
 
