@@ -135,8 +135,9 @@ def escape_unprintable(text: str) -> str:
 
 
 def remove_secrets(text: str) -> str:
-    """Replace tokens and the query strings of addresses, which may be signatures."""
+    """Remove tokens, and from addresses passwords and queries, which may be signatures."""
     text = re.sub(r"\?\S+", "?<query>", text)
+    text = re.sub(r"(?<=//)[^/@\s]*@", "", text)
     return re.sub(r"hf_(?!hub|xet|raise)\w+|(?<=Bearer ).*", "<token>", text)
 
 
