@@ -558,7 +558,7 @@ def test_runs_started_together(world: World, undisturbed: Outputs, parts: str) -
     if os.name != "nt":
         world.output.symlink_to(world.folder / "elsewhere")  # the output folder itself may be a link
     processes = [world.start("--sequences", *seq_ids, nframes=3) for seq_ids in PARTS[parts]]
-    assert_all_prepared(world, undisturbed, [world.finish(process) for process in processes])
+    assert_all_prepared(world, undisturbed, world.finish_all(*processes))
 
 
 def run_two(world: World, first_args: Sequence[Any], second_args: Sequence[Any], number: int = 1, name: str = "",
@@ -577,7 +577,7 @@ def run_two(world: World, first_args: Sequence[Any], second_args: Sequence[Any],
     with contextlib.suppress(subprocess.TimeoutExpired):
         second.wait(wait_s)
     os.kill(first.pid, signal.SIGCONT)
-    return [world.finish(process) for process in (first, second)]
+    return world.finish_all(first, second)
 
 
 @pytest.mark.parametrize("name", ["", "f00.png", META, GT_REQUESTS], ids=["at the start", "f00.png", META, GT_REQUESTS])

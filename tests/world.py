@@ -146,6 +146,12 @@ class World:
         output = self.output_of(process.args)  # type: ignore[arg-type]
         return Run(process.returncode, out or "", err or "", tree(output))
 
+    def finish_all(self, *processes: subprocess.Popen[str]) -> list[Run]:
+        """Wait until all these children have ended, before looking at what they have written."""
+        for process in processes:
+            process.wait(TIMEOUT_S)
+        return [self.finish(process) for process in processes]
+
     def in_terminal(self, *args: Argument, columns: int = 120, env: Environment | None = None,
                     **options: Any) -> Run:
         """Run the program in a terminal of this width; `out` is all that was written to it."""
