@@ -273,7 +273,8 @@ def test_expired_signature_is_no_refusal_where_the_hub_itself_has_the_files(hub_
 
 def test_quiet_run_tells_no_warning_of_the_client(hub_world: HubWorld) -> None:
     hub_world.hub.fault(ONE, "stall", stage="cdn", after=1000)
-    run = hub_world.prepare("--quiet", *select(ONE), env={**PLAIN_HTTP, "HF_HUB_VERBOSITY": "info"})
+    env = {**PLAIN_HTTP, "HF_HUB_VERBOSITY": "info", "HF_HUB_DOWNLOAD_TIMEOUT": "1"}
+    run = hub_world.prepare("--quiet", *select(ONE), env=env)
     assert (run.code, run.err) == (0, "") and hub_world.hub.count("cdn", ONE) == 2
 
 
@@ -293,7 +294,7 @@ def test_plain_http_takes_over_where_xet_fails(
     else:
         path = "" if stage == "token" else ONE  # one token serves for all files
         hub_world.hub.fault(path, kind, stage=stage, times=None, **options)
-    run = hub_world.prepare(*select(ONE), env={"HF_DEBUG": "1"}, constants={"SESSION_TIMEOUT_S": 0.5})
+    run = hub_world.prepare(*select(ONE), env={"HF_DEBUG": "1"}, constants={"SESSION_TIMEOUT_S": 0.3})
     assert (run.code, len(retries(run)), hub_world.is_ready(ONE)) == (0, 1, True), run.err
     assert re.search(words, retries(run)[0], re.IGNORECASE)
     assert hub_world.hub.bytes_sent("cdn", ONE) == SMALL

@@ -25,7 +25,7 @@ from tests.world import (
     KILLED, TIMEOUT_S, Run, World, changed_files, clip, corrupt, fake_ffmpeg, make_older, obey_permissions,
     needs_posix, replace_copy, stamps, stop_before_change, temporary_files, tree, until)
 
-KILLS = int(os.environ.get("KILLS", "8"))
+KILLS = int(os.environ.get("KILLS", "6"))
 META, GT, SHEET, GT_REQUESTS = "sequence_meta.json", "gt.json", "contact_sheet.jpg", "gt_requests.json"
 FRAME_IDS = range(3, 3 + 16 * 7, 7)
 BOX, OTHER_BOX = (200, 300, 450, 700), (100, 200, 550, 800)
@@ -156,7 +156,7 @@ def expected_output(options: Options, prepared: int, before: Path, undisturbed: 
     return wanted
 
 
-@settings(max_examples=16, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, suppress_health_check=list(HealthCheck))
 @given(OPTIONS, STEPS)
 @example(Options(), [([], options) for options in STUBS_AND_SHEETS])
 @example(Options(4), [([], Options(gt_stub=True))])
