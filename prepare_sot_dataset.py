@@ -572,7 +572,7 @@ def join_options(options: Mapping[str, int]) -> str:
 
 def describe_frames(frame_ids: Sequence[int]) -> str:
     stride = common_distance(frame_ids)
-    frames = f"{len(frame_ids)} frame{'' if len(frame_ids) == 1 else 's'}"
+    frames = count_of(len(frame_ids), "frame")
     return f"{frames} at stride {stride}" if stride else frames
 
 

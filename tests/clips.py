@@ -400,7 +400,7 @@ def clip(kind: str) -> Path:
 # ---------------------------------------------------------------- what the program reads
 
 def put_clip(folder: PathLike, clip_path: PathLike, scene: str = "Warehouse_016", camera: str = "Camera_11",
-            subdir: str = "MTMC_Tracking_2025", split: str = "val") -> Path:
+             subdir: str = "MTMC_Tracking_2025", split: str = "val") -> Path:
     """Put a copy of the clip where the source dataset has its videos."""
     target = Path(folder) / subdir / split / scene / "videos" / f"{camera}.mp4"
     target.parent.mkdir(parents=True, exist_ok=True)

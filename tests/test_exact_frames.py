@@ -50,6 +50,11 @@ class Listing(NamedTuple):
     streams: list[str]  # in ffmpeg's words
     fields: Counter[str]  # of the headers in the coded video, as "name=value"
 
+    @property
+    def shown(self) -> list[Packet]:
+        """The packets that are not hidden, by time."""
+        return sorted((packet for packet in self.packets if not packet.is_hidden), key=lambda packet: packet.pts)
+
 
 def list_clip(path: Path, with_fields: bool) -> Listing:
     trace = ["-bsf:v", "trace_headers"] if with_fields else []
@@ -78,7 +83,7 @@ def read_index_turned(picture: Picture) -> int:
 def traps_of(path: Path, listing: Listing) -> str:
     """Return what makes it hard to count and to seek the frames of a clip."""
     packets, data = listing.packets, path.read_bytes()
-    times = sorted(packet.pts for packet in packets if not packet.is_hidden)
+    times = [packet.pts for packet in listing.shown]
     gaps = sorted(after - before for before, after in zip(times, times[1:]))
     boxes = [(box.path.split("/")[-1], data[box.start + 8]) for box in clips.boxes(data)]
     names, streams = [name for name, _ in boxes], listing.streams
@@ -115,11 +120,10 @@ def kind(request: Any) -> str:
 def test_clip_has_the_traps_of_its_kind(kind: str) -> None:
     path, expected = clip_of(kind), KINDS[kind]
     listing = list_clip(path, bool(expected.syntax))
-    shown = sorted((packet for packet in listing.packets if not packet.is_hidden), key=lambda packet: packet.pts)
     assert traps_of(path, listing) == expected.traps
     assert [read_index_turned(picture) for picture in decoded(path)] == list(expected.shows)
-    assert [number for number, packet in enumerate(shown) if packet.is_key] == list(expected.keys)
-    assert len(shown) == expected.packets
+    assert [number for number, packet in enumerate(listing.shown) if packet.is_key] == list(expected.keys)
+    assert len(listing.shown) == expected.packets
     assert len(set(decoded(path))) == len(expected.shows), "two pictures are alike: a mix-up would go unseen"
     assert any(expected.pixels in stream for stream in listing.streams)
     assert {field: SOME if count == SOME and listing.fields[field] else listing.fields[field]

@@ -602,7 +602,7 @@ def test_runs_with_different_options_leave_no_mixture(world: World, undisturbed:
     """One stands before the last file of a sequence while the other begins."""
     several = [Options(3), Options(3, stride=5)]
     several[0].write_records(world)
-    run_two(world, [], ["--stride", 5], number=1, name=META, wait_s=1)
+    run_two(world, [], ["--stride", 5], name=META, wait_s=1)
     assert visible(tree(world.output)) in [visible(tree(undisturbed(options))) for options in several]
 
 

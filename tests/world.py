@@ -86,7 +86,7 @@ class World:
     # ------------------------------------------------------------ what the program reads
 
     def put_video(self, kind: str = "mpeg4_bframes", camera: str = "Camera_11", scene: str = "Warehouse_016",
-              **place: str) -> Path:
+                  **place: str) -> Path:
         """Put a clip where the benchmark's records look for it; return its path."""
         return clips.put_clip(self.videos, clip(kind), scene, camera, **place)
 
